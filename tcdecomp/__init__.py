@@ -1,0 +1,19 @@
+"""See, steer and measure what the KL term of a variational autoencoder does."""
+
+from tcdecomp.decomposition import Terms, decompose
+from tcdecomp.hooks import hookimpl
+from tcdecomp.loss import TCDecomposition
+from tcdecomp.metrics import mig_score
+from tcdecomp.plugins import attach, encode
+from tcdecomp.posterior import Posterior
+
+__all__ = [
+    "Posterior",
+    "TCDecomposition",
+    "Terms",
+    "attach",
+    "decompose",
+    "encode",
+    "hookimpl",
+    "mig_score",
+]

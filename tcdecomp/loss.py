@@ -1,0 +1,189 @@
+"""The loss that replaces the KL term."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any, SupportsIndex
+
+from torch import Tensor, nn
+
+from tcdecomp.decomposition import KL, Reduction, Terms, check_choice, decompose, divergence
+from tcdecomp.estimators import Estimator, resolve
+from tcdecomp.priors import Prior, check_prior
+
+__all__ = ["TCDecomposition"]
+
+
+class TCDecomposition(nn.Module):
+    r"""The KL term of a VAE with a weight on each of its three parts.
+
+    .. math::
+
+        \gamma\,\mathrm{KL} + (\alpha - \gamma)\,\mathrm{MI} + (\beta - \gamma)\,\mathrm{TC}
+
+    with the KL in closed form: in expectation, and in its gradient for a reparameterised z, it is
+    :math:`\alpha\,\mathrm{MI} + \beta\,\mathrm{TC} + \gamma\,\mathrm{DWKL}`. With equal weights
+    it is the ordinary KL of a (beta-)VAE to the last bit, and nothing is estimated.
+
+    Parameters
+    ----------
+    alpha, beta, gamma : float
+        Weights of index-code MI, total correlation and dimension-wise KL. beta-TCVAE:
+        ``beta > 1`` alone. A negative alpha rewards mutual information; beta and gamma are at
+        least 0. They are plain attributes, which a schedule may set at any step.
+    estimator : {"mss", "mws", "inclusive"} or callable
+        How a batch stands for the data set; see :mod:`tcdecomp.estimators`.
+    kl : {"closed", "sampled"}
+        "sampled" puts the samples' KL in place of the closed form, for priors that have none.
+    prior : Distribution or callable, optional
+        A factorised prior, or a callable (an ``nn.Module``, for a learned one) that returns it;
+        None is the standard normal.
+    reduction : {"mean", "sum", "none"}
+        Over the items of the batch.
+    validate : bool, optional
+        Whether each call looks for values that are not finite, and for z equal to mu. None does
+        so on the CPU only: on an accelerator the look would stall every step. Under
+        ``torch.compile`` there is none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is not of its type, or out of its range.
+
+    Shape
+    -----
+    z, mu, logvar : (M, D), floating point, on one device. Half precision is raised to float32.
+    Returns : scalar, or (M,) with ``reduction="none"``; nats per item with "mean".
+
+    References
+    ----------
+    Chen, Li, Grosse, Duvenaud (2018). Isolating Sources of Disentanglement in VAEs. Eq. 2 and
+    section 4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tcdecomp import TCDecomposition
+    >>> criterion = TCDecomposition(beta=6)
+    >>> mu, logvar = torch.randn(64, 10), torch.zeros(64, 10)
+    >>> z = mu + (0.5 * logvar).exp() * torch.randn(64, 10)
+    >>> loss = criterion(z, mu, logvar, 10_000)
+    >>> loss.shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        gamma: float = 1.0,
+        estimator: str | Estimator = "mss",
+        kl: KL = "closed",
+        prior: Prior = None,
+        reduction: Reduction = "mean",
+        validate: bool | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("kl", kl, KL)
+        check_choice("reduction", reduction, Reduction)
+        check_prior(prior)
+        resolve(estimator)
+        self.alpha, self.beta, self.gamma = alpha, beta, gamma
+        self._check_weights()
+        self.estimator = estimator
+        self.kl = kl
+        self.prior = prior
+        self.reduction = reduction
+        self.validate = validate
+
+    def forward(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: SupportsIndex) -> Tensor:
+        """Return the weighted KL term of one batch, in nats.
+
+        Parameters
+        ----------
+        z, mu, logvar : Tensor, shape (M, D)
+            A sample from each item's posterior N(mu, exp(logvar)), its mean and log-variance.
+        dataset_size : int
+            N, the number of items of the data set that this batch was drawn from.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :func:`tcdecomp.decompose` does, whatever the weights are.
+        """
+        self._check_weights()
+        if self.alpha == self.beta == self.gamma:
+            kl = divergence(z, mu, logvar, dataset_size, **self._options(z))
+            return self.gamma * kl
+        return self.weigh(decompose(z, mu, logvar, dataset_size, **self._options(z)))
+
+    def decompose(
+        self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: SupportsIndex
+    ) -> Terms:
+        """Return the terms that :meth:`forward` weighs, estimated with this module's options.
+
+        Parameters, errors and result are those of :func:`tcdecomp.decompose`.
+        """
+        return decompose(z, mu, logvar, dataset_size, **self._options(z))
+
+    def weigh(self, terms: Terms) -> Tensor:
+        """Return the loss from terms that are already there, in their shape.
+
+        Parameters
+        ----------
+        terms : Terms
+            As :meth:`decompose` returned them, with their graph if the loss is to be trained.
+        """
+        self._check_weights()
+        return self._weigh(terms, self.gamma)
+
+    def excess(self, terms: Terms) -> Tensor:
+        """Return the loss less the plain KL: what a framework that adds its own KL lacks.
+
+        Times the framework's own weight on its KL, where it has one.
+
+        Parameters
+        ----------
+        terms : Terms
+            As :meth:`decompose` returned them.
+        """
+        self._check_weights()
+        return self._weigh(terms, self.gamma - 1)
+
+    def extra_repr(self) -> str:
+        """Return the options that a printed module shows."""
+        names = ("alpha", "beta", "gamma", "estimator", "kl", "reduction")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def _weigh(self, terms: Terms, kl_weight: float) -> Tensor:
+        loss = kl_weight * (terms.sampled_kl if terms.kl is None else terms.kl)
+        for weight, term in (
+            (self.alpha - self.gamma, terms.index_code_mi),
+            (self.beta - self.gamma, terms.total_correlation),
+        ):
+            if weight != 0:  # keeps the unused term's graph out of the backward
+                loss = loss + weight * term
+        return loss
+
+    def _options(self, z: Tensor) -> dict[str, Any]:
+        validate = self.validate
+        if validate is None:
+            validate = isinstance(z, Tensor) and z.device.type == "cpu"
+        return {
+            "estimator": self.estimator,
+            "prior": self.prior,
+            "kl": self.kl,
+            "reduction": self.reduction,
+            "validate": validate,
+        }
+
+    def _check_weights(self) -> None:
+        for name, low in (("alpha", -math.inf), ("beta", 0), ("gamma", 0)):
+            weight = getattr(self, name)
+            if isinstance(weight, bool) or not isinstance(weight, Real):
+                raise TypeError(f"{name} must be a number; got {type(weight).__name__}")
+            if not (math.isfinite(weight) and float(weight) >= low):
+                expected = "finite" if name == "alpha" else "finite and at least 0"
+                raise ValueError(f"{name} must be {expected}; got {weight}")

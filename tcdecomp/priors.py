@@ -1,0 +1,100 @@
+"""The prior p(z) = prod_j p(z_j): the standard normal, or any factorised torch Distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
+
+from tcdecomp.posterior import Posterior, log_normal
+
+__all__ = ["Prior", "check_prior", "closed_form_kl", "factors_of", "log_prior"]
+
+Prior = Distribution | Callable[[], Distribution] | None
+
+
+def check_prior(prior: Prior) -> None:
+    """Refuse what cannot be a prior.
+
+    Raises
+    ------
+    TypeError
+        If the prior is not None, a Distribution or a callable.
+    """
+    if prior is not None and not isinstance(prior, Distribution) and not callable(prior):
+        raise TypeError(
+            "prior must be None (standard normal), a torch Distribution or a callable that "
+            f"returns one; got {type(prior).__name__}"
+        )
+
+
+def factors_of(prior: Prior, posterior: Posterior) -> Distribution | None:
+    """Return the prior's one-dimensional factors, of batch shape (), (1,) or (D,).
+
+    Raises
+    ------
+    TypeError
+        If a callable returned something else than a Distribution.
+    ValueError
+        If the prior does not factorise over D dimensions, or lies on another device.
+    """
+    check_prior(prior)
+    if prior is None:
+        return None
+    factors = prior if isinstance(prior, Distribution) else prior()
+    if not isinstance(factors, Distribution):
+        raise TypeError(
+            f"prior must return a torch Distribution when called; got {type(factors).__name__}"
+        )
+    while isinstance(factors, Independent):
+        factors = factors.base_dist
+    _check_factors(factors, posterior)
+    return factors
+
+
+def _check_factors(factors: Distribution, posterior: Posterior) -> None:
+    dim = posterior.z.shape[1]
+    if factors.event_shape or tuple(factors.batch_shape) not in {(), (1,), (dim,)}:
+        raise ValueError(
+            f"prior must factorise over the D = {dim} latent dimensions, like Normal with batch "
+            f"shape ({dim},); got {type(factors).__name__} with batch shape "
+            f"{tuple(factors.batch_shape)} and event shape {tuple(factors.event_shape)}"
+        )
+    for parameter in vars(factors).values():
+        if isinstance(parameter, Tensor) and parameter.device != posterior.z.device:
+            raise ValueError(
+                f"prior must be on the device of z, {posterior.z.device}; got {parameter.device}. "
+                "A module that returns the prior follows .to(device)"
+            )
+
+
+def log_prior(factors: Distribution | None, z: Tensor) -> Tensor:
+    """Return log p(z), shape (M,), in nats."""
+    if factors is None:
+        zero = z.new_zeros(())
+        return log_normal(z, zero, zero).sum(1)
+    return factors.log_prob(z).sum(1)
+
+
+def closed_form_kl(factors: Distribution | None, posterior: Posterior) -> Tensor:
+    """Return KL(q(z|n) || p(z)), shape (M,), in nats.
+
+    Raises
+    ------
+    ValueError
+        If torch has no closed form for this prior.
+    """
+    mu, logvar = posterior.mu, posterior.logvar
+    if factors is None:
+        # expm1 keeps the digits of a collapsed dimension, whose logvar is almost 0.
+        return 0.5 * (mu.square() + torch.expm1(logvar) - logvar).sum(1)
+    normal = Normal(mu, (0.5 * logvar).exp(), validate_args=False)
+    try:
+        return kl_divergence(normal, factors).sum(1)
+    except NotImplementedError:
+        raise ValueError(
+            "prior must have a closed-form KL from a Normal in torch.distributions when "
+            f'kl="closed"; {type(factors).__name__} has none. Use kl="sampled"'
+        ) from None
