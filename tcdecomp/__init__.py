@@ -1,11 +1,12 @@
 """See, steer and measure what the KL term of a variational autoencoder does."""
 
-from tcdecomp.decomposition import Terms, decompose
+from tcdecomp.decomposition import decompose
 from tcdecomp.hooks import hookimpl
 from tcdecomp.loss import TCDecomposition
 from tcdecomp.metrics import mig_score
 from tcdecomp.plugins import attach, encode
 from tcdecomp.posterior import Posterior
+from tcdecomp.terms import Terms
 
 __all__ = [
     "Posterior",

@@ -8,9 +8,11 @@ from typing import Any, SupportsIndex
 
 from torch import Tensor, nn
 
-from tcdecomp.decomposition import KL, Reduction, Terms, check_choice, decompose, divergence
+from tcdecomp.batch import KL, Batch, Reduction, check_options
 from tcdecomp.estimators import Estimator, resolve
+from tcdecomp.kernels import Kernel
 from tcdecomp.priors import Prior, check_prior
+from tcdecomp.terms import Terms
 
 __all__ = ["TCDecomposition"]
 
@@ -45,6 +47,8 @@ class TCDecomposition(nn.Module):
         Whether each call looks for values that are not finite, and for z equal to mu. None does
         so on the CPU only: on an accelerator the look would stall every step. Under
         ``torch.compile`` there is none.
+    kernel : {"auto", "dense", "lean"}
+        As in :func:`tcdecomp.decompose`.
 
     Raises
     ------
@@ -84,10 +88,10 @@ class TCDecomposition(nn.Module):
         prior: Prior = None,
         reduction: Reduction = "mean",
         validate: bool | None = None,
+        kernel: Kernel = "auto",
     ) -> None:
         super().__init__()
-        check_choice("kl", kl, KL)
-        check_choice("reduction", reduction, Reduction)
+        check_options(kl, reduction, kernel)
         check_prior(prior)
         resolve(estimator)
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
@@ -97,6 +101,7 @@ class TCDecomposition(nn.Module):
         self.prior = prior
         self.reduction = reduction
         self.validate = validate
+        self.kernel = kernel
 
     def forward(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: SupportsIndex) -> Tensor:
         """Return the weighted KL term of one batch, in nats.
@@ -114,10 +119,8 @@ class TCDecomposition(nn.Module):
             As :func:`tcdecomp.decompose` does, whatever the weights are.
         """
         self._check_weights()
-        if self.alpha == self.beta == self.gamma:
-            kl = divergence(z, mu, logvar, dataset_size, **self._options(z))
-            return self.gamma * kl
-        return self.weigh(decompose(z, mu, logvar, dataset_size, **self._options(z)))
+        batch = Batch(z, mu, logvar, dataset_size, **self._options(z))
+        return batch.weighted_kl(self.alpha, self.beta, self.gamma)
 
     def decompose(
         self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: SupportsIndex
@@ -126,7 +129,7 @@ class TCDecomposition(nn.Module):
 
         Parameters, errors and result are those of :func:`tcdecomp.decompose`.
         """
-        return decompose(z, mu, logvar, dataset_size, **self._options(z))
+        return Batch(z, mu, logvar, dataset_size, **self._options(z)).terms()
 
     def weigh(self, terms: Terms) -> Tensor:
         """Return the loss from terms that are already there, in their shape.
@@ -137,7 +140,7 @@ class TCDecomposition(nn.Module):
             As :meth:`decompose` returned them, with their graph if the loss is to be trained.
         """
         self._check_weights()
-        return self._weigh(terms, self.gamma)
+        return terms.weigh(self.alpha, self.beta, self.gamma)
 
     def excess(self, terms: Terms) -> Tensor:
         """Return the loss less the plain KL: what a framework that adds its own KL lacks.
@@ -150,22 +153,12 @@ class TCDecomposition(nn.Module):
             As :meth:`decompose` returned them.
         """
         self._check_weights()
-        return self._weigh(terms, self.gamma - 1)
+        return terms.weigh(self.alpha - 1, self.beta - 1, self.gamma - 1)
 
     def extra_repr(self) -> str:
         """Return the options that a printed module shows."""
         names = ("alpha", "beta", "gamma", "estimator", "kl", "reduction")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-
-    def _weigh(self, terms: Terms, kl_weight: float) -> Tensor:
-        loss = kl_weight * (terms.sampled_kl if terms.kl is None else terms.kl)
-        for weight, term in (
-            (self.alpha - self.gamma, terms.index_code_mi),
-            (self.beta - self.gamma, terms.total_correlation),
-        ):
-            if weight != 0:  # keeps the unused term's graph out of the backward
-                loss = loss + weight * term
-        return loss
 
     def _options(self, z: Tensor) -> dict[str, Any]:
         validate = self.validate
@@ -177,6 +170,7 @@ class TCDecomposition(nn.Module):
             "kl": self.kl,
             "reduction": self.reduction,
             "validate": validate,
+            "kernel": self.kernel,
         }
 
     def _check_weights(self) -> None:

@@ -7,9 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from tcdecomp.kernels import LogSums
+from tcdecomp.components import Components
+from tcdecomp.kernels import Kernel, LogSums, log_sums, operators
+from tcdecomp.posterior import Posterior
 
-__all__ = ["log_mixture"]
+__all__ = ["log_mixture", "mean_log_mixture"]
 
 
 def log_mixture(sums: LogSums, own: float, other: float) -> tuple[Tensor, Tensor]:
@@ -26,6 +28,30 @@ def log_mixture(sums: LogSums, own: float, other: float) -> tuple[Tensor, Tensor
     return (
         torch.logaddexp(sums.own + log_own, sums.others + log_other),
         torch.logaddexp(sums.own_j + log_own, sums.others_j + log_other),
+    )
+
+
+def mean_log_mixture(
+    posterior: Posterior,
+    weights: tuple[float, float],
+    *,
+    joint: float,
+    marginal: float,
+    kernel: Kernel = "auto",
+) -> Tensor:
+    """Return ``joint * mean_i log q(z_i) + marginal * mean_i sum_j log q(z_ij)`` of a batch.
+
+    That is all that a mean-reduced loss needs of the mixture, and what the one-pass kernel gives
+    together with its gradient.
+    """
+    z, mu, logvar = posterior.z, posterior.mu, posterior.logvar
+    if kernel == "dense" or operators.triton_serves(z) or 0 in weights:
+        sums = log_sums(z, Components(mu, logvar), kernel=kernel)
+        log_qz, log_qz_j = log_mixture(sums, *weights)
+        return joint * log_qz.mean() + marginal * log_qz_j.sum(1).mean()
+    log_own, log_other = map(math.log, weights)
+    return operators.differentiable_mean_log_mixture(
+        z, mu, logvar, log_own, log_other, joint, marginal
     )
 
 

@@ -5,21 +5,18 @@ import math
 import pickle
 
 import pytest
-import reference
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from strategies import batches, draw_posterior, grids, separated
-from tolerances import TOLERANCES, assert_close
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+import reference
+from strategies import batches, draw_posterior, grids, separated
 from tcdecomp import Posterior, decompose
+from tolerances import TOLERANCES, assert_close
 
 ESTIMATORS = ["mss", "mws", "inclusive"]
 TERMS = ["index_code_mi", "total_correlation", "dimension_wise_kl"]
-
-settings.register_profile("tests", deadline=None, max_examples=25)
-settings.load_profile("tests")
 
 
 def triple(terms):

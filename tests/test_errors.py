@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 import torch
-from strategies import draw_posterior
 from torch.distributions import Categorical as Cat
 from torch.distributions import MixtureSameFamily, MultivariateNormal, Normal, StudentT
 
+from strategies import draw_posterior
 from tcdecomp import TCDecomposition, decompose
 
 Z, MU, LOGVAR = draw_posterior(seed=0, size=8, dim=3, dtype=torch.float32)
@@ -122,6 +122,7 @@ OPTIONS = {
     "estimator type": (3, TypeError, "estimator must be a name or a callable"),
     "kl": ("open", ValueError, "kl must be one of 'closed', 'sampled'; got 'open'"),
     "reduction": ("max", ValueError, "reduction must be one of 'mean', 'sum', 'none'; got 'max'"),
+    "kernel": ("fast", ValueError, "kernel must be one of 'auto', 'dense', 'lean'; got 'fast'"),
     "prior": ("normal", TypeError, "prior must be None (standard normal), a torch Distribution"),
 }
 

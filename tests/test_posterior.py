@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import draw_posterior
-from tolerances import assert_close
 from torch.distributions import Bernoulli, Independent, Laplace, Normal
 
+from strategies import draw_posterior
 from tcdecomp import Posterior
 from tcdecomp.posterior import log_normal
+from tolerances import assert_close
 
 Z, MU, LOGVAR = draw_posterior(seed=0, size=5, dim=3)
 

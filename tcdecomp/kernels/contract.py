@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["LogSums"]
+__all__ = ["Keep", "LogSums"]
+
+# Which components count in a point's sum: all, those of its own item, or those of other items.
+Keep = Literal["all", "own", "others"]
 
 
 class LogSums(NamedTuple):

@@ -1,33 +1,41 @@
 """The readable kernel, and the reference for the others: plain broadcasting, O(M K D) memory.
 
-With l_ikj = log N(z_ij; mu_kj, var_kj), for each point i,
+With l_ikj = log N(z_ij; mu_kj, exp(logvar_kj)), over the components k that are kept for point i,
 
-    own_i     = log sum_{k: item of k  = item of i} exp(sum_j l_ikj)
-    others_i  = log sum_{k: item of k != item of i} exp(sum_j l_ikj)
+    joint_i      = log sum_k exp(sum_j l_ikj)
+    marginals_ij = log sum_k exp(l_ikj)
 
-and own_ij, others_ij the same sums of exp(l_ikj), one dimension at a time.
+Everything is differentiable to any order, and works under every transform of torch.func.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, inf
 
-from tcdecomp.components import Components
-from tcdecomp.kernels.contract import LogSums
+from tcdecomp.kernels.contract import Keep
 from tcdecomp.posterior import log_normal
 
-__all__ = ["log_sums"]
+__all__ = ["log_sum"]
 
 
-def log_sums(z: Tensor, items: Tensor, components: Components) -> LogSums:
-    """Return the log-sums of :class:`LogSums`; any device, any order of derivative."""
-    marginals = log_normal(z[:, None, :], components.mu, components.logvar)
+def log_sum(
+    z: Tensor,
+    items: Tensor | None,
+    mu: Tensor,
+    logvar: Tensor,
+    component_items: Tensor | None,
+    keep: Keep,
+) -> tuple[Tensor, Tensor]:
+    """Return the joint log-sums, shape (M,), and the marginal ones, shape (M, D)."""
+    marginals = log_normal(z[:, None, :], mu, logvar)
     joint = marginals.sum(-1)
-    is_own = items[:, None] == components.items
-    is_own_j = is_own[..., None]
-    return LogSums(
-        own=joint.masked_fill(~is_own, -inf).logsumexp(1),
-        others=joint.masked_fill(is_own, -inf).logsumexp(1),
-        own_j=marginals.masked_fill(~is_own_j, -inf).logsumexp(1),
-        others_j=marginals.masked_fill(is_own_j, -inf).logsumexp(1),
-    )
+    if keep != "all":
+        if items is None or component_items is None:
+            items = torch.arange(z.shape[0], device=z.device)
+            component_items = torch.arange(mu.shape[0], device=z.device)
+        is_own = items[:, None] == component_items
+        dropped = is_own if keep == "others" else ~is_own
+        joint = joint.masked_fill(dropped, -inf)
+        marginals = marginals.masked_fill(dropped[..., None], -inf)
+    return joint.logsumexp(1), marginals.logsumexp(1)

@@ -3,14 +3,13 @@
 import math
 
 import pytest
-import reference
 import torch
-from strategies import draw_posterior
-from tolerances import assert_close
 
+import reference
+from strategies import draw_posterior
 from tcdecomp.components import Components
 from tcdecomp.kernels import log_sums
-from tcdecomp.posterior import Posterior
+from tolerances import assert_close
 
 
 def looped(z, items, components):
@@ -43,18 +42,27 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("kernel", ["dense", "lean"])
 @pytest.mark.parametrize("case", CASES)
-def test_log_sums_follow_their_definition(case):
+def test_log_sums_follow_their_definition(case, kernel):
     items, ids = map(torch.tensor, CASES[case])
     z, *_ = draw_posterior(seed=1, size=len(items), dim=3)
     _, mu, logvar = draw_posterior(seed=2, size=len(ids), dim=3)
     components = Components(mu, logvar, ids)
-    for got, want in zip(log_sums(z, items, components), looped(z, items, components), strict=True):
+    for got, want in zip(
+        log_sums(z, components, items, kernel=kernel), looped(z, items, components), strict=True
+    ):
         assert_close(got, want)
 
 
-def test_a_batch_is_its_own_components():
-    posterior = Posterior(*draw_posterior(seed=3, size=4, dim=2))
-    components = Components.of_batch(posterior)
-    assert components.items.tolist() == [0, 1, 2, 3]
-    assert components.mu is posterior.mu
+@pytest.mark.parametrize("kernel", ["dense", "lean"])
+def test_without_ids_the_first_components_are_the_points_own(kernel):
+    z, *_ = draw_posterior(seed=1, size=3, dim=2)
+    _, mu, logvar = draw_posterior(seed=2, size=5, dim=2)
+    components = Components(mu, logvar, torch.arange(5))
+    for got, want in zip(
+        log_sums(z, Components(mu, logvar), kernel=kernel),
+        looped(z, torch.arange(3), components),
+        strict=True,
+    ):
+        assert_close(got, want)

@@ -1,0 +1,55 @@
+"""What a validation batch says beside its posterior: the N it was drawn from, and its factors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data.distributed import DistributedSampler
+
+__all__ = ["factors_of", "size_of", "validation_loaders"]
+
+_SAMPLERS = (SequentialSampler, RandomSampler, DistributedSampler)
+
+
+def validation_loaders(trainer: Any) -> list[Any]:
+    """Return the loaders of the validation that is running, in their order.
+
+    Not ``trainer.val_dataloaders``, which in ``trainer.validate`` are those of an earlier fit.
+    """
+    standalone = trainer.state.fn == "validate"
+    loop = trainer.validate_loop if standalone else trainer.fit_loop.epoch_loop.val_loop
+    return list(loop._combined_loader.flattened)
+
+
+def size_of(loader: Any) -> int | None:
+    """Return the number of items from which the loader draws batches without replacement.
+
+    None where that is not certain: only a torch DataLoader over a map-style data set, with one of
+    torch's own samplers, is known to draw so. Their subclasses may do anything.
+    """
+    if (
+        isinstance(loader, DataLoader)
+        and type(loader.batch_sampler) is BatchSampler
+        and type(loader.sampler) in _SAMPLERS
+        and not getattr(loader.sampler, "replacement", False)
+    ):
+        return len(loader.dataset)  # type: ignore[arg-type]
+    return None
+
+
+def factors_of(batch: Any) -> Any:
+    """Return a batch's factors: a mapping's "factors", or the integers second in a pair.
+
+    A pair whose second entry is not a tensor of integers or bools, of shape (M,) or (M, K), may
+    hold targets of any kind: None.
+    """
+    if isinstance(batch, Mapping):
+        return batch.get("factors")
+    if not (isinstance(batch, Sequence) and len(batch) == 2 and isinstance(batch[1], Tensor)):
+        return None
+    second = batch[1]
+    inexact = second.is_floating_point() or second.is_complex()
+    return None if inexact or second.dim() not in (1, 2) else second

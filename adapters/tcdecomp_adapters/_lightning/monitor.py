@@ -1,0 +1,174 @@
+"""The callback that logs the terms and the MIG."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsIndex
+
+import torch
+from torch import Generator
+
+from tcdecomp import Posterior, TCDecomposition, encode
+from tcdecomp.attachment import Attachment
+from tcdecomp_adapters._lightning.loaders import factors_of, size_of, validation_loaders
+from tcdecomp_adapters._lightning.step import check_reduction, left_posterior
+from tcdecomp_adapters._lightning.tally import Tally
+
+__all__ = ["TCMonitorMixin"]
+
+
+class TCMonitorMixin:
+    """What makes a Callback a monitor; see :class:`tcdecomp_adapters.lightning.TCMonitor`."""
+
+    def __init__(
+        self,
+        dataset_size: SupportsIndex | None = None,
+        criterion: TCDecomposition | None = None,
+        *,
+        every_n_steps: int | None = None,
+        val_dataset_size: SupportsIndex | Sequence[SupportsIndex] | None = None,
+        factors: Callable[[Any], Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if criterion is not None and not isinstance(criterion, TCDecomposition):
+            raise TypeError(f"criterion must be a TCDecomposition; got {type(criterion).__name__}")
+        self.dataset_size = None if dataset_size is None else operator.index(dataset_size)
+        self.criterion = criterion
+        self.every_n_steps = every_n_steps
+        self.val_dataset_size = val_dataset_size
+        self.factors = factors or factors_of
+        self.seed = seed
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse a run that lacks the criterion or the training set's size."""
+        check_reduction(self._option("criterion", pl_module))
+        if stage == "fit":
+            self._option("dataset_size", pl_module)
+
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember what was there before the step."""
+        self._before = getattr(pl_module, "posterior", None)
+        self._step = trainer.global_step
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the terms of the step's own posterior, every so many steps."""
+        every = self.every_n_steps
+        if every is None:
+            every = trainer.log_every_n_steps
+        posterior = left_posterior(pl_module, self._before)
+        skipped = pl_module.automatic_optimization and not outputs
+        if not every or (posterior is None and skipped):
+            return
+        if posterior is None:
+            raise ValueError(
+                f"{type(pl_module).__name__}.training_step must leave its posterior for TCMonitor: "
+                "set self.posterior = (z, mu, logvar), or a Posterior, anew in every step, or "
+                "turn the training terms off with every_n_steps=0"
+            )
+        if trainer.global_step // every > self._step // every:
+            tally = Tally()
+            self._add(tally, pl_module, posterior, self._option("dataset_size", pl_module))
+            pl_module.log_dict(_prefixed("train/", tally.means()), on_step=True, on_epoch=False)
+
+    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start anew, with the same noise as at every validation."""
+        self._sizes = self._val_sizes(validation_loaders(trainer))
+        self._tallies = [Tally() for _ in self._sizes]
+        # Processes hold different items, and are to draw different noise.
+        self._generator = Generator(pl_module.device).manual_seed(self.seed + trainer.global_rank)
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Remember what was there before the step."""
+        self._before = getattr(pl_module, "posterior", None)
+
+    @torch.no_grad()
+    def on_validation_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add the batch's terms, with a z of the monitor's own, and its codes and factors."""
+        left = left_posterior(pl_module, self._before)
+        if left is None:
+            posterior = _encode_aside(pl_module, batch, self._generator)
+        else:
+            posterior = left.sample(generator=self._generator)
+        tally = self._tallies[dataloader_idx]
+        self._add(tally, pl_module, posterior, self._sizes[dataloader_idx])
+        factors = self.factors(batch)
+        if factors is not None:
+            tally.add_codes(posterior.mu.float(), factors)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Log what the pass adds up to, the same in every process."""
+        for index, tally in enumerate(self._tallies):
+            prefix = "val/" if len(self._tallies) == 1 else f"val/{index}/"
+            values = tally.means()
+            if not (trainer.sanity_checking or trainer.fast_dev_run):
+                values |= tally.mig()
+            pl_module.log_dict(_prefixed(prefix, values), sync_dist=True)
+
+    def _add(self, tally: Tally, module: Any, posterior: Posterior, size: SupportsIndex) -> None:
+        rows = len(posterior.mu)
+        if rows > 1:  # one row says nothing about q(z)
+            moments = (posterior.z, posterior.mu, posterior.logvar)
+            tally.add_terms(self._option("criterion", module).decompose(*moments, size), rows)
+
+    def _option(self, name: str, module: Any) -> Any:
+        """Return the monitor's own option, the attachment's or the module's."""
+        wanted = {"criterion": TCDecomposition, "dataset_size": SupportsIndex}[name]
+        for owner in (self, Attachment.of(module), module):
+            if isinstance(option := getattr(owner, name, None), wanted):
+                return option
+        raise ValueError(
+            f"TCMonitor must be given {name}, unless the module has an attribute of that name "
+            f"({wanted.__name__}) or an attachment; {type(module).__name__} has neither"
+        )
+
+    def _val_sizes(self, loaders: list[Any]) -> list[SupportsIndex]:
+        given = self.val_dataset_size
+        sizes = given if isinstance(given, Sequence) else [given] * len(loaders)
+        if len(sizes) != len(loaders):
+            raise ValueError(
+                f"val_dataset_size must have an entry for each of the {len(loaders)} validation "
+                f"loaders; got {len(sizes)}"
+            )
+        return [
+            _known_size(loader, index) if size is None else size
+            for index, (loader, size) in enumerate(zip(loaders, sizes, strict=True))
+        ]
+
+
+def _known_size(loader: Any, index: int) -> int:
+    size = size_of(loader)
+    if size is None:
+        raise ValueError(
+            "val_dataset_size must be given to TCMonitor, the number of items that validation "
+            f"batches are drawn from: loader {index}, a {type(loader).__name__}, does not tell it "
+            "for certain"
+        )
+    return size
+
+
+def _encode_aside(module: Any, batch: Any, generator: Generator) -> Posterior:
+    """Encode without a trace in torch's global generators, from which the model may draw."""
+    devices = [module.device] if module.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        return encode(module, batch, generator=generator)
+
+
+def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
+    return {prefix + name: value for name, value in values.items()}

@@ -1,0 +1,123 @@
+"""A VAE that is ready to train."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsIndex
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from tcdecomp import Posterior, TCDecomposition
+from tcdecomp.plugins import as_posterior
+from tcdecomp_adapters._lightning.step import check_reduction
+
+__all__ = ["TCVAEMixin"]
+
+
+def _bernoulli(logits: Tensor, x: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+
+
+def _gaussian(mean: Tensor, x: Tensor) -> Tensor:
+    return F.gaussian_nll_loss(mean, x, torch.ones_like(mean), full=True, reduction="sum")
+
+
+_NEGATIVE_LOG_LIKELIHOODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "bernoulli": _bernoulli,
+    "gaussian": _gaussian,
+}
+
+
+class TCVAEMixin(nn.Module):
+    """What makes a LightningModule a VAE; see :class:`tcdecomp_adapters.lightning.TCVAE`."""
+
+    log_dict: Callable[..., Any]
+    save_hyperparameters: Callable[..., Any]
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        criterion: TCDecomposition,
+        dataset_size: SupportsIndex,
+        likelihood: str = "bernoulli",
+        lr: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        if not isinstance(criterion, TCDecomposition):
+            raise TypeError(f"criterion must be a TCDecomposition; got {type(criterion).__name__}")
+        check_reduction(criterion)
+        if likelihood not in _NEGATIVE_LOG_LIKELIHOODS:
+            names = ", ".join(map(repr, _NEGATIVE_LOG_LIKELIHOODS))
+            raise ValueError(f"likelihood must be one of {names}; got {likelihood!r}")
+        self.encoder = encoder
+        self.decoder = decoder
+        self.criterion = criterion
+        self.dataset_size = operator.index(dataset_size)
+        self.likelihood = likelihood
+        self.lr = float(lr)
+        self.posterior: Posterior | None = None
+        # Numbers and names only: torch loads a checkpoint with anything else only if told to.
+        saved = ("dataset_size", "likelihood", "lr")
+        self.save_hyperparameters({name: getattr(self, name) for name in saved})
+
+    def encode(self, batch: Any, *, generator: Generator | None = None) -> Posterior:
+        """Return the posteriors of a batch: x, or a sequence whose first entry is x."""
+        answer = self.encoder(_images(batch))
+        return as_posterior(answer, type(self.encoder).__name__, generator=generator)
+
+    def reconstruction_loss(self, z: Tensor, x: Tensor) -> Tensor:
+        """Return -log p(x|z) in nats, summed over an item's entries, averaged over items."""
+        output = self.decoder(z)
+        if output.shape != x.shape:
+            raise ValueError(
+                f"decoder must return the shape of x, {tuple(x.shape)}; got {tuple(output.shape)}"
+            )
+        return _NEGATIVE_LOG_LIKELIHOODS[self.likelihood](output, x) / len(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return reconstruction loss plus criterion, and leave the posterior, detached."""
+        x, posterior = _images(batch), self.encode(batch)
+        reconstruction = self.reconstruction_loss(posterior.z, x)
+        penalty = self.criterion(posterior.z, posterior.mu, posterior.logvar, self.dataset_size)
+        loss: Tensor = reconstruction + penalty
+        self.posterior = posterior.detach()
+        self.log_dict(
+            {"train/loss": loss, "train/reconstruction": reconstruction}, batch_size=len(x)
+        )
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log the reconstruction loss, and with the plain KL the negative ELBO."""
+        x = _images(batch)
+        generator = Generator(x.device).manual_seed(batch_idx)
+        posterior = self.encode(batch, generator=generator)
+        reconstruction = self.reconstruction_loss(posterior.z, x)
+        loss = reconstruction + self._kl(posterior)
+        self.posterior = posterior.detach()
+        self.log_dict(
+            {"val/loss": loss, "val/reconstruction": reconstruction},
+            batch_size=len(x),
+            sync_dist=True,
+        )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam over all parameters, a learned prior's among them."""
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+    def _kl(self, posterior: Posterior) -> Tensor:
+        plain = TCDecomposition(prior=self.criterion.prior, kl=self.criterion.kl, validate=False)
+        kl: Tensor = plain(posterior.z, posterior.mu, posterior.logvar, len(posterior.mu))
+        return kl
+
+
+def _images(batch: Any) -> Tensor:
+    x = batch[0] if isinstance(batch, Sequence) and batch else batch
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"batch must be a Tensor x, or a sequence that starts with it; got {type(x).__name__}"
+        )
+    return x

@@ -1,0 +1,133 @@
+"""The adapter of ``lightning``: attach for its modules, a ready VAE, and a callback that logs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule
+
+from tcdecomp import TCDecomposition, hookimpl
+from tcdecomp.attachment import Attachment
+from tcdecomp_adapters._lightning.monitor import TCMonitorMixin
+from tcdecomp_adapters._lightning.step import attach_to_step
+from tcdecomp_adapters._lightning.vae import TCVAEMixin
+
+__all__ = ["TCVAE", "TCMonitor", "tcdecomp_attach"]
+
+
+class TCVAE(TCVAEMixin, LightningModule):
+    """A VAE with a diagonal Gaussian posterior, trained with the criterion as its KL term.
+
+    It logs ``train/loss``, ``train/reconstruction``, ``val/loss`` and ``val/reconstruction``, in
+    nats per item; :class:`TCMonitor` adds the terms. ``val/loss`` is the negative ELBO, whatever
+    the criterion's weights are, and its noise is drawn anew from the batch's number, so that a
+    validation changes nothing in the training after it. The posterior of the last step is left,
+    detached, in ``posterior``.
+
+    ``dataset_size``, ``likelihood`` and ``lr`` are its hyperparameters. A checkpoint is loaded
+    with ``TCVAE.load_from_checkpoint(path, encoder=..., decoder=..., criterion=...)``.
+
+    In several processes each one's criterion sees the batch of that process.
+
+    Parameters
+    ----------
+    encoder : torch.nn.Module
+        Takes x, returns (mu, logvar), each of shape (M, D).
+    decoder : torch.nn.Module
+        Takes z of shape (M, D), returns logits ("bernoulli") or means ("gaussian") of x's shape.
+    criterion : TCDecomposition
+        With ``reduction="mean"``.
+    dataset_size : int
+        N, the number of items of the training set.
+    likelihood : {"bernoulli", "gaussian"}
+        Of x in [0, 1], or of unit variance.
+    lr : float
+        Learning rate of Adam.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the criterion, its reduction or the likelihood is none of these; in a step, if encoder
+        or decoder return other shapes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from tcdecomp import TCDecomposition
+    >>> from tcdecomp_adapters.lightning import TCVAE
+    >>> class Encoder(nn.Linear):
+    ...     def forward(self, x):
+    ...         return super().forward(x).chunk(2, dim=1)
+    >>> vae = TCVAE(Encoder(64, 6), nn.Linear(3, 64), TCDecomposition(beta=6), dataset_size=512)
+    >>> vae.encode(torch.rand(8, 64)).z.shape
+    torch.Size([8, 3])
+    """
+
+
+class TCMonitor(TCMonitorMixin, Callback):
+    """Logs index-code MI, total correlation, dimension-wise KL, the KL and the MIG.
+
+    The keys are ``train/index_code_mi``, ``train/total_correlation``, ``train/dimension_wise_kl``
+    and ``train/kl``, the same with ``val/``, all in nats per item, and ``val/mig``; with several
+    validation loaders ``val/0/...`` and so on. Logging changes nothing in the training: it runs
+    no second training step and draws from generators of its own.
+
+    *Training*: every ``every_n_steps`` steps, the terms of the posterior that the step has left
+    in ``self.posterior`` of the module, a :class:`~tcdecomp.Posterior` or a (z, mu, logvar)
+    triple. They reach the loggers when the trainer logs.
+
+    *Validation*: means over the items of all batches, and of all processes, of the posterior that
+    ``validation_step`` has left there, or else of what :func:`tcdecomp.encode` makes of the
+    batch; z is always drawn anew, so that z = mu in eval mode does no harm. Each batch is to be a
+    random part of its set: keep an ordered one shuffled. A batch of one row says nothing about
+    q(z) and is left out. Values for training and validation compare only if both sets have as
+    many items and the batches as many rows.
+
+    *MIG*: of the posterior means, at the end of a validation whose batches hold factors: a
+    mapping's ``"factors"``, or an integer tensor that is second in a pair; not in the sanity
+    check.
+
+    Parameters
+    ----------
+    dataset_size : int, optional
+        N, the number of items of the training set; by default that of the attachment or the
+        module.
+    criterion : TCDecomposition, optional
+        Its estimator and prior are used, its weights are not; default as for ``dataset_size``.
+    every_n_steps : int, optional
+        Optimizer steps between logs of the training terms, 0 for none; by default the trainer's
+        ``log_every_n_steps``.
+    val_dataset_size : int or sequence of int, optional
+        Number of items of the validation set, or of each. By default the length of the data set
+        of a torch DataLoader that draws without replacement.
+    factors : callable, optional
+        Takes a batch, returns its factors, of shape (M, K) or (M,), or None.
+    seed : int
+        Of the noise at validation, the same each time.
+
+    Raises
+    ------
+    ValueError
+        At setup, if ``dataset_size`` or ``criterion`` is found nowhere; at validation, if the
+        size of its set is not certain; after a step that left no posterior.
+
+    Examples
+    --------
+    >>> from lightning.pytorch import Trainer
+    >>> from tcdecomp_adapters.lightning import TCMonitor
+    >>> trainer = Trainer(callbacks=[TCMonitor()], logger=False, accelerator="cpu")
+    """
+
+
+@hookimpl
+def tcdecomp_attach(model: Any, criterion: TCDecomposition, dataset_size: int) -> Attachment | None:
+    """Add the criterion's excess over the plain KL to the loss of ``training_step``.
+
+    The step is to leave its posterior in ``self.posterior``, with its graph, and to have a KL to
+    the criterion's prior, with weight 1, in its loss. In several processes each one's excess is
+    that of its own batch.
+    """
+    if not isinstance(model, LightningModule):
+        return None
+    return attach_to_step(model, criterion, dataset_size)

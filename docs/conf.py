@@ -1,0 +1,32 @@
+"""Sphinx configuration."""
+
+from importlib.metadata import version as version_of
+
+project = "tcdecomp"
+author = "The tcdecomp developers"
+copyright = author  # noqa: A001 (the name that Sphinx reads)
+release = version = version_of("tcdecomp")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["dollarmath", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+napoleon_google_docstring = False
+napoleon_custom_sections = [("Shape", "notes_style")]
+
+# References to other projects resolve only where their inventories can be reached.
+intersphinx_mapping = {}
+nitpick_ignore_regex = [(r"py:.*", r"(torch|numpy|pandas|pluggy|np|nn|L|pl)\..*")]
+
+html_theme = "furo"
+html_title = "tcdecomp"

@@ -1,0 +1,171 @@
+"""How adapters replace a method of one model, and undo it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import MethodType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from tcdecomp.loss import TCDecomposition
+
+__all__ = ["Attachment"]
+
+_CRITERION = "tcdecomp_criterion"
+_RECORD = "_tcdecomp_attachment"
+
+
+class Attachment:
+    """A method of one model instance, replaced until :meth:`detach`.
+
+    The attachment stands in the method's place, on the instance: its class and other instances
+    keep theirs. The criterion becomes the model's attribute ``tcdecomp_criterion``, so that a
+    learned prior is trained by optimizers made afterwards, moves with the model and is saved with
+    it; a criterion without parameters adds nothing to the state dict. A copy of the model, deep
+    or from a pickle, carries an attachment of its own: ``Attachment.of(copy)``.
+
+    As a context manager it detaches at the end.
+
+    Parameters
+    ----------
+    model : object
+        Any object with a ``__dict__``.
+    method : str
+        Name of the method.
+    replacement : callable
+        Called as ``replacement(attachment, *args, **kwargs)`` in place of the method. It takes
+        :attr:`original`, :attr:`model`, :attr:`criterion` and :attr:`dataset_size` from the
+        attachment: a closure over the model would keep the original's in a copy. Only a function
+        at a module's top level can be pickled.
+    criterion : TCDecomposition
+        What the model trains with.
+    dataset_size : int
+        N, the number of items of the training set.
+    keep_signature : bool
+        Whether readers of signatures see the original's, by ``__wrapped__``. Some frameworks read
+        it to decide what to pass; for others the replacement's own must show.
+
+    Raises
+    ------
+    ValueError
+        If the model already carries an attachment.
+    TypeError
+        If the model cannot hold attributes of its own, or has no such method.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tcdecomp import TCDecomposition
+    >>> from tcdecomp.attachment import Attachment
+    >>> def add_size(attachment, x):
+    ...     return attachment.original(x) + attachment.dataset_size
+    >>> model = torch.nn.Identity()
+    >>> with Attachment(model, "forward", add_size, TCDecomposition(), 100):
+    ...     model(1)
+    101
+    >>> model(1)
+    1
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        method: str,
+        replacement: Callable[..., Any],
+        criterion: TCDecomposition,
+        dataset_size: int,
+        *,
+        keep_signature: bool = True,
+    ) -> None:
+        _check(model, method)
+        self.model = model
+        self.method = method
+        self.dataset_size = dataset_size
+        self._replacement = replacement
+        self._keep_signature = keep_signature
+        self._previous: Callable[..., Any] | None = vars(model).get(method)
+        setattr(model, _CRITERION, criterion)
+        # Past a module's own __setattr__, which refuses the name of one of its submodules.
+        vars(model).update({method: self, _RECORD: self})
+
+    @staticmethod
+    def of(model: object) -> Attachment | None:
+        """Return the attachment that the model carries, or None."""
+        return getattr(model, "__dict__", {}).get(_RECORD)
+
+    @property
+    def criterion(self) -> TCDecomposition:
+        """The criterion, as the model holds it."""
+        criterion: TCDecomposition = getattr(self.model, _CRITERION)
+        return criterion
+
+    @property
+    def original(self) -> Callable[..., Any]:
+        """The method that was replaced, bound to the model."""
+        return self._previous or _class_attribute(self.model, self.method)
+
+    def detach(self) -> None:
+        """Give the model its own method back, and take the criterion off it.
+
+        Raises
+        ------
+        ValueError
+            If it was detached before.
+        """
+        attributes = vars(self.model)
+        if attributes.get(_RECORD) is not self:
+            raise ValueError(f"{self!r} must be attached to be detached; it was detached before")
+        del attributes[_RECORD], attributes[self.method]
+        if self._previous is not None:
+            attributes[self.method] = self._previous
+        delattr(self.model, _CRITERION)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the replacement."""
+        return self._replacement(self, *args, **kwargs)
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        if not self._keep_signature:
+            raise AttributeError("__wrapped__")
+        function = getattr(self.original, "__func__", None)
+        if function is None:
+            return self.original
+        # Frameworks unwrap once: they are to see through a decorator of the original as before.
+        return MethodType(inspect.unwrap(function), self.model)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        name = f"{type(self.model).__name__}.{self.method}"
+        return f"<Attachment to {name}, dataset_size={self.dataset_size}>"
+
+
+def _check(model: Any, method: str) -> None:
+    name = type(model).__name__
+    if not hasattr(model, "__dict__"):
+        raise TypeError(f"model must have a __dict__ to carry an attachment; {name} has none")
+    if (carried := Attachment.of(model)) is not None:
+        raise ValueError(f"model must not carry an attachment; got {carried!r}. Detach it first")
+    if not callable(getattr(model, method, None)):
+        raise TypeError(f"model must have a method {method!r}; {name} has none")
+
+
+def _class_attribute(model: Any, name: str) -> Any:
+    """Return what ``model.name`` would be without an instance attribute of that name."""
+    for owner in type(model).__mro__:
+        if name in vars(owner):
+            attribute = vars(owner)[name]
+            bind = getattr(type(attribute), "__get__", None)
+            return attribute if bind is None else bind(attribute, model, type(model))
+    return type(model).__getattr__(model, name)  # where torch keeps submodules

@@ -1,0 +1,258 @@
+"""The lean kernels as torch operators, opaque to torch.compile and torch.export.
+
+``tcdecomp::log_sum`` is the blocked kernel, or Triton's for float32 on CUDA;
+``tcdecomp::mean_log_mixture`` the one-pass kernel. Both differentiate twice: the second derivative
+goes through the dense kernel, in its memory; vmap calls them once for each entry. Forward-mode
+and nested torch.func derivatives need ``kernel="dense"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tcdecomp.kernels import blocked, dense, onepass
+
+__all__ = [
+    "differentiable_log_sum",
+    "differentiable_mean_log_mixture",
+    "log_sum",
+    "log_sum_backward",
+    "mean_log_mixture",
+    "triton_serves",
+]
+
+
+def triton_serves(z: Tensor) -> bool:
+    """Tell whether Triton's kernel is the one for this tensor."""
+    return z.device.type == "cuda" and z.dtype == torch.float32 and _triton_is_installed()
+
+
+@cache
+def _triton_is_installed() -> bool:
+    return find_spec("triton") is not None
+
+
+def _backend(z: Tensor) -> Any:
+    if triton_serves(z):
+        from tcdecomp.kernels import triton  # imports the triton package
+
+        return triton
+    return blocked
+
+
+@torch.library.custom_op("tcdecomp::log_sum", mutates_args=())
+def log_sum(
+    z: Tensor,
+    items: Tensor | None,
+    mu: Tensor,
+    logvar: Tensor,
+    component_items: Tensor | None,
+    keep: str,
+) -> tuple[Tensor, Tensor]:
+    """Return the joint log-sums, shape (M,), and the marginal ones, shape (M, D)."""
+    joint, marginals = _backend(z).log_sum(z, items, mu, logvar, component_items, keep)
+    return joint, marginals
+
+
+@torch.library.custom_op("tcdecomp::log_sum_backward", mutates_args=())
+def log_sum_backward(
+    grad: Tensor,
+    grad_j: Tensor,
+    joint: Tensor,
+    marginals: Tensor,
+    z: Tensor,
+    items: Tensor | None,
+    mu: Tensor,
+    logvar: Tensor,
+    component_items: Tensor | None,
+    keep: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of z, mu and logvar."""
+    of_z, of_mu, of_logvar = _backend(z).log_sum_backward(
+        grad, grad_j, joint, marginals, z, items, mu, logvar, component_items, keep
+    )
+    return of_z, of_mu, of_logvar
+
+
+@torch.library.custom_op("tcdecomp::mean_log_mixture", mutates_args=())
+def mean_log_mixture(
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    log_own: float,
+    log_other: float,
+    joint: float,
+    marginal: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the value of :mod:`tcdecomp.kernels.onepass`, and its three gradients."""
+    return onepass.mean_log_mixture(z, mu, logvar, log_own, log_other, joint, marginal)
+
+
+@log_sum.register_fake
+def _(z: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return z.new_empty(z.shape[:1]), z.new_empty(z.shape)
+
+
+@log_sum_backward.register_fake
+def _(
+    grad: Tensor,
+    grad_j: Tensor,
+    joint: Tensor,
+    marginals: Tensor,
+    z: Tensor,
+    items: Tensor | None,
+    mu: Tensor,
+    *_: object,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return z.new_empty(z.shape), mu.new_empty(mu.shape), mu.new_empty(mu.shape)
+
+
+@mean_log_mixture.register_fake
+def _(z: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return z.new_empty(()), z.new_empty(z.shape), z.new_empty(z.shape), z.new_empty(z.shape)
+
+
+def _save_log_sum(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.keep = inputs
+    ctx.save_for_backward(*output, *tensors)
+
+
+def _log_sum_gradient(ctx: Any, grad: Tensor, grad_j: Tensor) -> tuple[Tensor | None, ...]:
+    gradient: Any = _LogSumBackward.apply
+    of_z, of_mu, of_logvar = gradient(grad, grad_j, *ctx.saved_tensors, ctx.keep)
+    return of_z, None, of_mu, of_logvar, None, None
+
+
+def _save_log_sum_backward(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
+    *tensors, ctx.keep = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _log_sum_second_gradient(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    # The inputs joint and marginals are functions of the others here, and get no gradient.
+    grad, grad_j, _, _, z, items, mu, logvar, component_items = ctx.saved_tensors
+
+    def gradient(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        *upstream, z, mu, logvar = inputs
+        sums = dense.log_sum(z, items, mu, logvar, component_items, ctx.keep)
+        return torch.autograd.grad(sums, (z, mu, logvar), upstream, create_graph=True)
+
+    of_grad, of_grad_j, of_z, of_mu, of_logvar = _pulled_back(
+        gradient, (grad, grad_j, z, mu, logvar), grads
+    )
+    return of_grad, of_grad_j, None, None, of_z, None, of_mu, of_logvar, None, None
+
+
+def _save_mean(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    *posterior, ctx.log_own, ctx.log_other, ctx.joint, ctx.marginal = inputs
+    # The gradients are saved as outputs, so that a second backward finds its way through them.
+    ctx.save_for_backward(*posterior, *output[1:])
+
+
+def _mean_gradient(
+    ctx: Any, grad: Tensor | None, *second: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    *posterior, of_z, of_mu, of_logvar = ctx.saved_tensors
+    result = [None if grad is None else grad * t for t in (of_z, of_mu, of_logvar)]
+    if any(t is not None for t in second):
+
+        def gradient(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+            value = _dense_mean(inputs, ctx.log_own, ctx.log_other, ctx.joint, ctx.marginal)
+            return torch.autograd.grad(value, inputs, create_graph=True)
+
+        seconds = [torch.zeros_like(of_z) if t is None else t for t in second]
+        curvature = _pulled_back(gradient, posterior, seconds)
+        result = [b if a is None else a + b for a, b in zip(result, curvature, strict=True)]
+    return *result, None, None, None, None
+
+
+log_sum.register_autograd(_log_sum_gradient, setup_context=_save_log_sum)
+mean_log_mixture.register_autograd(_mean_gradient, setup_context=_save_mean)
+
+
+class _LogSum(torch.autograd.Function):
+    generate_vmap_rule = True
+    forward = staticmethod(log_sum)
+    setup_context = staticmethod(_save_log_sum)
+    backward = staticmethod(_log_sum_gradient)
+
+
+class _LogSumBackward(torch.autograd.Function):
+    generate_vmap_rule = True
+    forward = staticmethod(log_sum_backward)
+    setup_context = staticmethod(_save_log_sum_backward)
+    backward = staticmethod(_log_sum_second_gradient)
+
+
+class _MeanLogMixture(torch.autograd.Function):
+    generate_vmap_rule = True
+    forward = staticmethod(mean_log_mixture)
+    setup_context = staticmethod(_save_mean)
+    backward = staticmethod(_mean_gradient)
+
+
+def differentiable_log_sum(*inputs: Any) -> tuple[Tensor, Tensor]:
+    """Return what ``log_sum`` does, with the derivatives that the caller can have."""
+    # torch.compile takes the operator whole, and torch.func takes Functions only.
+    function: Any = log_sum if torch.compiler.is_compiling() else _LogSum.apply
+    joint, marginals = function(*inputs)
+    return joint, marginals
+
+
+def differentiable_mean_log_mixture(*inputs: Any) -> Tensor:
+    """Return the value of ``mean_log_mixture``, with the derivatives that the caller can have."""
+    function: Any = mean_log_mixture if torch.compiler.is_compiling() else _MeanLogMixture.apply
+    value: Tensor = function(*inputs)[0]
+    return value
+
+
+def _dense_mean(
+    posterior: Sequence[Tensor], log_own: float, log_other: float, joint: float, marginal: float
+) -> Tensor:
+    z, mu, logvar = posterior
+    own = dense.log_sum(z, None, mu, logvar, None, "own")
+    others = dense.log_sum(z, None, mu, logvar, None, "others")
+    log_qz, log_qz_j = (
+        torch.logaddexp(a + log_own, b + log_other) for a, b in zip(own, others, strict=True)
+    )
+    return joint * log_qz.mean() + marginal * log_qz_j.sum(1).mean()
+
+
+def _pulled_back(
+    function: Callable[[Sequence[Tensor]], Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+    grads: Sequence[Tensor],
+) -> tuple[Tensor, ...]:
+    """Return the vector-Jacobian product of a function, differentiable if a graph is wanted."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        leaves = [t if t.requires_grad else t.detach().requires_grad_() for t in inputs]
+        return torch.autograd.grad(function(leaves), leaves, grads, create_graph=create_graph)
+
+
+def _looped(operator: Any) -> Callable[..., tuple[Any, Any]]:
+    """Return a vmap rule that calls the operator once for each entry of the mapped dimension."""
+
+    def rule(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
+        def entry(i: int) -> list[Any]:
+            return [
+                a if dim is None else a.select(dim, i)
+                for a, dim in zip(arguments, in_dims, strict=True)
+            ]
+
+        results = [operator(*entry(i)) for i in range(info.batch_size)]
+        stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    return rule
+
+
+for _operator in (log_sum, log_sum_backward, mean_log_mixture):
+    _operator.register_vmap(_looped(_operator))

@@ -1,0 +1,8 @@
+"""How well latents line up with known factors of variation.
+
+Nothing here imports scikit-learn before a metric is computed.
+"""
+
+from tcdecomp.metrics.mig import MutualInfoGap, mig_score, mutual_info_gap
+
+__all__ = ["MutualInfoGap", "mig_score", "mutual_info_gap"]

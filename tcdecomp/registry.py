@@ -1,0 +1,173 @@
+"""The plugins that are there: registered by hand, or loaded from the entry point for a package."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pluggy import PluginManager, PluginValidationError
+
+from tcdecomp import hooks
+
+__all__ = ["NoAdapterError", "ask", "register", "unregister"]
+
+_GROUP = "tcdecomp"
+_SEAMS = {
+    "tcdecomp_encode": "encode(batch) that returns a Posterior, a (mu, logvar) pair or a Normal",
+    "tcdecomp_attach": "kl_loss(z, mu, logvar) that its loss calls",
+}
+
+# One manager for each plugin, so that each can be asked on its own.
+_by_hand: list[PluginManager] = []
+_adapters: dict[str, PluginManager] = {}
+
+
+class NoAdapterError(TypeError):
+    """No plugin serves a model of this type."""
+
+
+def ask(hook: str, model: Any, **arguments: Any) -> Any:
+    """Return the first answer to ``hook`` that is not None, in the order of precedence.
+
+    Raises
+    ------
+    NoAdapterError
+        If no plugin has an answer.
+    ImportError
+        If an adapter on the way cannot be loaded, or is claimed twice.
+    """
+    packages = _packages(type(model))
+    for manager in _candidates(packages):
+        answer = getattr(manager.hook, hook)(model=model, **arguments)
+        if answer is not None:
+            return answer
+    _claims.cache_clear()  # an adapter installed upon this error is found the next time
+    raise NoAdapterError(_advice(hook, type(model), packages))
+
+
+def register(plugin: object) -> None:
+    """Ask ``plugin`` about every model from now on, before all that is registered or loaded.
+
+    Parameters
+    ----------
+    plugin : object
+        A module, or an instance, with functions marked :data:`~tcdecomp.hooks.hookimpl`.
+
+    Raises
+    ------
+    TypeError
+        If it implements no hook, one that does not exist, or one with wrong arguments.
+    ValueError
+        If it is registered already.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tcdecomp import encode, hookimpl, plugins
+    >>> class ForFunctions:
+    ...     @hookimpl
+    ...     def tcdecomp_encode(self, model, batch):
+    ...         return model(batch) if type(model).__name__ == "function" else None
+    >>> adapter = ForFunctions()
+    >>> plugins.register(adapter)
+    >>> encode(lambda x: (x, torch.zeros_like(x)), torch.ones(8, 3)).z.shape
+    torch.Size([8, 3])
+    >>> plugins.unregister(adapter)
+    """
+    if any(manager.is_registered(plugin) for manager in _by_hand):
+        raise ValueError(f"plugin must be registered only once; got {plugin!r} again")
+    name = getattr(plugin, "__name__", type(plugin).__name__)
+    _by_hand.insert(0, _manager_of(plugin, repr(name)))
+
+
+def unregister(plugin: object) -> None:
+    """Undo :func:`register`.
+
+    Raises
+    ------
+    ValueError
+        If it is not registered.
+    """
+    for manager in _by_hand:
+        if manager.is_registered(plugin):
+            return _by_hand.remove(manager)
+    raise ValueError(f"plugin must be registered by hand to be unregistered; got {plugin!r}")
+
+
+def _candidates(packages: Sequence[str]) -> Iterator[PluginManager]:
+    yield from tuple(_by_hand)
+    for package in packages:
+        if package not in _adapters and (claims := _claims().get(package)):
+            _adapters[package] = _load(claims)
+        if package in _adapters:
+            yield _adapters[package]
+
+
+def _packages(kind: type) -> list[str]:
+    """Return the top packages of a type's classes, in the order of its ``__mro__``."""
+    return list(dict.fromkeys(owner.__module__.partition(".")[0] for owner in kind.__mro__))
+
+
+@functools.cache
+def _claims() -> Mapping[str, list[EntryPoint]]:
+    """Return the installed entry points of the group, by name."""
+    claims = defaultdict(list)
+    for entry in entry_points(group=_GROUP):
+        claims[entry.name].append(entry)
+    return claims
+
+
+def _load(claims: Sequence[EntryPoint]) -> PluginManager:
+    entry, *others = claims
+    if others:
+        raise ImportError(
+            f"entry point {entry.name!r} of group {_GROUP!r} must be claimed by one distribution; "
+            f"got {' and '.join(map(_describe, claims))}. Uninstall all but one"
+        )
+    try:
+        plugin = entry.load()
+    except Exception as error:
+        raise ImportError(
+            f"{_describe(entry)} could not be loaded: {type(error).__name__}: {error}"
+        ) from error
+    return _manager_of(plugin, _describe(entry))
+
+
+def _describe(entry: EntryPoint) -> str:
+    owner = "an unnamed distribution" if entry.dist is None else entry.dist.name
+    return f"'{entry.name} = {entry.value}' of {owner}"
+
+
+def _manager_of(plugin: object, name: str) -> PluginManager:
+    """Return a manager with this plugin alone, validated against the hooks."""
+    known = " and ".join(_SEAMS)
+    if isinstance(plugin, type):
+        raise TypeError(f"plugin must be a module or an instance; got the class {name}")
+    manager = PluginManager("tcdecomp")
+    manager.add_hookspecs(hooks)
+    try:
+        manager.register(plugin, name)
+        manager.check_pending()
+    except PluginValidationError as error:
+        raise TypeError(f"plugin {name} must implement {known} as specified: {error}") from error
+    if not manager.get_hookcallers(plugin):
+        raise TypeError(f"plugin must mark {known}, or one of them, with @hookimpl; got {name}")
+    return manager
+
+
+def _advice(hook: str, kind: type, packages: Sequence[str]) -> str:
+    managers = (*_by_hand, *_adapters.values())
+    loaded = [str(name) for manager in managers for name, _ in manager.list_name_plugin()]
+    served = ", ".join(repr(name) for name in packages if name not in ("__main__", "builtins"))
+    return (
+        f"no plugin implements {hook} for a model of type {kind.__module__}.{kind.__qualname__}. "
+        "Either (1) call criterion(z, mu, logvar, dataset_size) in your own training loop; "
+        f"(2) give the model, a torch.nn.Module, a method {_SEAMS[hook]}; "
+        f"(3) tcdecomp.plugins.register() an object with {hook} marked @tcdecomp.hookimpl; or "
+        f"(4) install, or publish, a distribution with an entry point in the group {_GROUP!r} "
+        f"named like the model's package{f' ({served})' if served else ''}. "
+        f"Loaded: {', '.join(loaded) or 'nothing'}"
+    )

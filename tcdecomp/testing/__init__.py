@@ -1,0 +1,10 @@
+"""The contract of an adapter, to test one against: it needs no test framework.
+
+Each check raises an AssertionError that says what does not hold, and leaves the model, and torch's
+global random numbers, as they were.
+"""
+
+from tcdecomp.testing.attach import check_attach
+from tcdecomp.testing.encode import check_encode
+
+__all__ = ["check_attach", "check_encode"]

@@ -1,0 +1,374 @@
+"""TCMonitor: what it logs, from which posterior and N, and that it changes nothing."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+from torch.utils.data.distributed import DistributedSampler
+
+from lightning_models import (
+    QUIET,
+    SIZE,
+    WARNINGS,
+    data,
+    loader,
+    outsiders,
+    vae,
+    weights,
+)
+from tcdecomp import Posterior, TCDecomposition, attach, decompose, mig_score
+from tcdecomp_adapters._lightning import tally
+from tcdecomp_adapters._lightning.loaders import factors_of, size_of
+
+pytestmark = [pytest.mark.filterwarnings(warning) for warning in WARNINGS]
+
+TERMS = {"index_code_mi", "total_correlation", "dimension_wise_kl", "kl"}
+
+
+class Counting(TCDecomposition):
+    """Keeps the arguments of each decomposition, and whether it was differentiable."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.asked, self.tracked = [], set()
+
+    def decompose(self, *arguments):
+        self.asked.append(arguments)
+        terms = super().decompose(*arguments)
+        self.tracked.add(terms.kl.requires_grad)
+        return terms
+
+
+def fit(pl, model, monitor=None, validation=None, **options):
+    callbacks = [monitor] if monitor else []
+    torch.manual_seed(1)
+    trainer = pl.Trainer(callbacks=callbacks, **options)
+    trainer.fit(model, loader(shuffle=True), validation)
+    return trainer
+
+
+def keys(metrics, prefix):
+    return {key.removeprefix(prefix) for key in metrics if key.startswith(prefix)}
+
+
+def validating(pl, leave):
+    """Return an outsider's VAE whose validation step leaves what ``leave(self, x)`` returns."""
+
+    class Validating(outsiders(pl)):
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            if leave is not None:
+                self.posterior = leave(self, batch[0])
+
+        def encode(self, batch):
+            mu, logvar = self.encoder(batch[0])
+            return Posterior(mu + torch.randn_like(mu) * (0.5 * logvar).exp(), mu, logvar)
+
+    return Validating()
+
+
+# Nothing is changed
+
+
+@pytest.mark.parametrize("kind", ["TCVAE", "left", "mean", "encode"])
+def test_training_is_the_same_to_the_bit_with_and_without(pl, kind):
+    def model():
+        if kind == "TCVAE":
+            return vae(pl)
+        left = {
+            "left": lambda self, x: (self.encoder(x)[0] + 1, *self.encoder(x)),
+            "mean": lambda self, x: (self.encoder(x)[0], *self.encoder(x)),
+            "encode": None,
+        }
+        return validating(pl, left[kind])
+
+    monitored, plain = model(), model()
+    monitor = pl.TCMonitor(SIZE, TCDecomposition())
+    fit(pl, monitored, monitor, loader(), max_epochs=2, val_check_interval=2)
+    fit(pl, plain, None, loader(), max_epochs=2, val_check_interval=2)
+    assert torch.equal(weights(monitored), weights(plain))
+
+
+# Training
+
+
+def test_training_terms_are_those_of_the_steps_own_posterior(pl):
+    seen = []
+
+    class Peek(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            p = pl_module.posterior
+            seen.append((decompose(p.z, p.mu, p.logvar, SIZE), dict(trainer.callback_metrics)))
+
+    pl.Trainer(callbacks=[pl.TCMonitor(), Peek()]).fit(vae(pl), loader())
+    assert len(seen) == 4
+    for terms, _ in seen:
+        assert terms.kl > 0
+    trainer = pl.Trainer(callbacks=[Peek(), pl.TCMonitor()])
+    model = vae(pl)
+    trainer.fit(model, loader())
+    for name, value in seen[-1][0]._asdict().items():
+        torch.testing.assert_close(trainer.callback_metrics[f"train/{name}"], value)
+
+
+@pytest.mark.parametrize(
+    ("every", "rhythm", "count"), [(None, 2, 4), (None, 8, 1), (3, 1, 2), (0, 1, 0), (1, 50, 8)]
+)
+def test_training_terms_are_estimated_every_so_many_steps(pl, every, rhythm, count):
+    criterion = Counting()
+    monitor = pl.TCMonitor(SIZE, criterion, every_n_steps=every)
+    fit(pl, outsiders(pl)(), monitor, log_every_n_steps=rhythm, max_epochs=2)
+    assert len(criterion.asked) == count
+    assert all(arguments[-1] == SIZE for arguments in criterion.asked)
+    assert True not in criterion.tracked
+
+
+def test_accumulated_batches_count_as_one_step(pl):
+    criterion = Counting()
+    fit(pl, outsiders(pl)(), pl.TCMonitor(SIZE, criterion), accumulate_grad_batches=2)
+    assert len(criterion.asked) == 2
+
+
+def test_a_sampled_kl_is_not_logged_as_the_kl(pl):
+    model = vae(pl, TCDecomposition(kl="sampled"))
+    metrics = fit(pl, model, pl.TCMonitor(), loader()).callback_metrics
+    assert keys(metrics, "train/") - {"loss", "reconstruction"} == TERMS - {"kl"}
+    assert keys(metrics, "val/") - {"loss", "reconstruction", "mig"} == TERMS - {"kl"}
+
+
+def test_options_come_from_an_attachment(pl):
+    model, criterion = outsiders(pl)(), Counting(beta=6)
+    attach(model, criterion, 1000)
+    fit(pl, model, pl.TCMonitor())
+    assert len(criterion.asked) == 2 * 4
+    assert all(arguments[-1] == 1000 for arguments in criterion.asked)
+
+
+def test_options_of_its_own_go_before(pl):
+    criterion = Counting()
+    fit(pl, vae(pl), pl.TCMonitor(1000, criterion))
+    assert {arguments[-1] for arguments in criterion.asked} == {1000}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset_size": SIZE}, r"given criterion, unless the module has .*\(TCDecomposition\)"),
+        (
+            {"criterion": TCDecomposition()},
+            r"TCMonitor must be given dataset_size, .*; VAE has neither",
+        ),
+        (
+            {"criterion": TCDecomposition(reduction="sum"), "dataset_size": SIZE},
+            r"criterion must have reduction=.mean. with Lightning; got 'sum'",
+        ),
+    ],
+)
+def test_a_missing_option_is_an_error_before_the_first_step(pl, options, message):
+    model = outsiders(pl)()
+    with pytest.raises(ValueError, match=message):
+        fit(pl, model, pl.TCMonitor(**options))
+    assert not hasattr(model, "posterior")
+
+
+def test_options_of_another_type_are_refused(pl):
+    with pytest.raises(TypeError, match="criterion must be a TCDecomposition; got MSELoss"):
+        pl.TCMonitor(criterion=nn.MSELoss())
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        pl.TCMonitor(10.5)
+
+
+def test_a_step_that_leaves_no_posterior_is_an_error(pl):
+    class Forgetful(outsiders(pl)):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            del self.posterior
+            return loss
+
+    with pytest.raises(ValueError, match=r"Forgetful.training_step must leave .*every_n_steps=0"):
+        fit(pl, Forgetful(), pl.TCMonitor(SIZE, TCDecomposition()))
+    fit(pl, Forgetful(), pl.TCMonitor(SIZE, TCDecomposition(), every_n_steps=0))
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_a_skipped_step_needs_none(pl):
+    class Skipping(outsiders(pl)):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) if batch_idx % 2 else None
+
+    criterion = Counting()
+    fit(pl, Skipping(), pl.TCMonitor(SIZE, criterion))
+    assert len(criterion.asked) == 2
+
+
+# Validation
+
+
+def expected(model, validation, size, seed=0):
+    """Return the mean terms over the items of all batches of at least 2 rows."""
+    generator, rows, total = torch.Generator().manual_seed(seed), 0, 0
+    for x, _ in validation:
+        mu, logvar = (moment.detach() for moment in model.encoder(x))
+        z = Posterior(mu, mu, logvar).sample(generator=generator).z
+        if len(x) > 1:
+            total = total + len(x) * torch.stack(decompose(z, mu, logvar, size))
+            rows += len(x)
+    names = ("index_code_mi", "total_correlation", "dimension_wise_kl", "kl")
+    return dict(zip(names, total / rows, strict=True))
+
+
+LEFT = {
+    "sample": lambda self, x: Posterior.from_moments(*self.encoder(x)),
+    "mean": lambda self, x: (self.encoder(x)[0], *self.encoder(x)),
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("left", LEFT)
+@pytest.mark.parametrize("size", [64, 41, 33], ids=["even", "uneven", "one row left"])
+def test_validation_terms_are_means_over_items_of_a_fresh_sample(pl, left, size):
+    model = validating(pl, LEFT[left])
+    monitor = pl.TCMonitor(SIZE, TCDecomposition(), seed=5)
+    trainer = fit(pl, model, monitor, loader(size), max_epochs=2)
+    for name, value in expected(model, loader(size), size, seed=5).items():
+        torch.testing.assert_close(trainer.callback_metrics[f"val/{name}"], value)
+
+
+def test_validation_alone_works(pl):
+    model = vae(pl)
+    metrics = pl.Trainer(callbacks=[pl.TCMonitor()]).validate(model, loader(), verbose=False)[0]
+    assert keys(metrics, "val/") == TERMS | {"mig", "loss", "reconstruction"}
+
+
+@pytest.mark.parametrize(
+    "loaders", [lambda *two: list(two), lambda *two: dict(zip("ab", two, strict=True))]
+)
+@pytest.mark.parametrize("sizes", [None, (48, 32)])
+def test_several_loaders_have_keys_and_sizes_of_their_own(pl, loaders, sizes):
+    criterion = Counting()
+    monitor = pl.TCMonitor(SIZE, criterion, val_dataset_size=sizes, every_n_steps=0)
+    validation = loaders(loader(48), loader(32))
+    metrics = fit(pl, vae(pl), monitor, validation, num_sanity_val_steps=0)
+    for index in range(2):
+        assert keys(metrics.callback_metrics, f"val/{index}/") == TERMS | {"mig"}
+    assert [arguments[-1] for arguments in criterion.asked] == [48] * 3 + [32] * 2
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(data(32))
+
+
+def test_an_uncertain_size_is_an_error_that_asks_for_it(pl):
+    stream = DataLoader(Stream(), 16)
+    with pytest.raises(ValueError, match=r"val_dataset_size must be given .* loader 0, a DataLoad"):
+        fit(pl, vae(pl), pl.TCMonitor(), stream)
+    metrics = fit(pl, vae(pl), pl.TCMonitor(val_dataset_size=32), stream)
+    assert keys(metrics.callback_metrics, "val/") >= TERMS
+
+
+ITEMS = data(20)
+SAMPLERS = {
+    "sequential": ({"sampler": SequentialSampler(ITEMS)}, 20),
+    "random": ({"sampler": RandomSampler(ITEMS)}, 20),
+    "shuffle": ({"shuffle": True, "drop_last": True}, 20),
+    "distributed": ({"sampler": DistributedSampler(ITEMS, 2, 0)}, 20),
+    "replacement": ({"sampler": RandomSampler(ITEMS, replacement=True)}, None),
+    "weighted": ({"sampler": WeightedRandomSampler([1.0] * 20, 20)}, None),
+    "subset": ({"sampler": SubsetRandomSampler(range(5))}, None),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_size_of_is_certain_or_none(kind):
+    options, size = SAMPLERS[kind]
+    assert size_of(DataLoader(ITEMS, 4, **options)) == size
+
+
+def test_size_of_other_loaders_is_none():
+    class Biased(BatchSampler):
+        pass
+
+    assert (
+        size_of(DataLoader(ITEMS, batch_sampler=Biased(SequentialSampler(ITEMS), 4, False))) is None
+    )
+    assert size_of(DataLoader(ITEMS, batch_size=None)) is None
+    assert size_of(DataLoader(Stream(), 4)) is None
+    assert size_of([ITEMS]) is None
+
+
+# MIG
+
+
+def test_mig_is_that_of_the_means_over_the_whole_set(pl):
+    model = vae(pl)
+    trainer = fit(pl, model, pl.TCMonitor(), loader(), max_epochs=2)
+    x, factors = data().tensors
+    score = mig_score(model.encoder(x)[0], factors)
+    assert trainer.callback_metrics["val/mig"].item() == pytest.approx(score, abs=1e-6)
+
+
+def test_factors_of_a_batch_are_found_or_none():
+    x, factors = data(8).tensors
+    assert factors_of((x, factors)) is factors
+    assert factors_of([x, factors[:, 0]]).shape == (8,)
+    assert factors_of({"x": x, "factors": x}) is x
+    for batch in (
+        x,
+        (x,),
+        (x, x),
+        (x, factors, x),
+        (x, "label"),
+        {"x": x},
+        (x, factors[..., None]),
+    ):
+        assert factors_of(batch) is None
+
+
+def test_factors_may_come_from_a_function(pl):
+    def first(batch):
+        return np.array([f"size {value}" for value in batch[1][:, 0]])
+
+    model = vae(pl)
+    trainer = fit(pl, model, pl.TCMonitor(factors=first), loader())
+    x, factors = data().tensors
+    score = mig_score(model.encoder(x)[0], factors[:, 0])
+    assert trainer.callback_metrics["val/mig"].item() == pytest.approx(score, abs=1e-6)
+
+
+def test_no_factors_no_mig(pl):
+    monitor = pl.TCMonitor(factors=lambda batch: None)
+    assert "val/mig" not in fit(pl, vae(pl), monitor, loader()).callback_metrics
+
+
+@pytest.mark.parametrize(
+    ("options", "count"), [({}, 1), ({"max_epochs": 0}, 0), ({"fast_dev_run": True}, 0)]
+)
+def test_mig_is_computed_once_a_validation_and_in_no_trial(pl, monkeypatch, options, count):
+    calls = []
+    monkeypatch.setattr(tally, "mig_score", lambda *arrays: calls.append(arrays) or 0.5)
+    fit(pl, vae(pl), pl.TCMonitor(), loader(), **options)
+    assert [len(codes) for codes, _ in calls] == [SIZE] * count
+
+
+def test_a_checkpoint_can_follow_it(pl, tmp_path):
+    best = pl.ModelCheckpoint(dirpath=tmp_path, monitor="val/mig", mode="max")
+    trainer = pl.Trainer(
+        **{**QUIET, "enable_checkpointing": True}, callbacks=[pl.TCMonitor(), best]
+    )
+    trainer.fit(vae(pl), loader(), loader())
+    assert best.best_model_score == trainer.callback_metrics["val/mig"]
+
+
+def test_half_precision_is_logged(pl):
+    metrics = fit(pl, vae(pl), pl.TCMonitor(), loader(), precision="bf16-mixed")
+    assert keys(metrics.callback_metrics, "val/") >= TERMS | {"mig"}
+    assert all(value.isfinite() for value in metrics.callback_metrics.values())

@@ -1,0 +1,232 @@
+"""The lean kernels against the dense one, and what they promise beside their values."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strategies import draw_posterior
+from tcdecomp import decompose
+from tcdecomp.kernels import blocked, dense, onepass, operators
+from tolerances import TOLERANCES, assert_close
+
+# (M, K, D), with odd sizes, more points than components, and the reverse.
+SHAPES = [(1, 1, 1), (1, 3, 2), (5, 5, 3), (17, 33, 7), (33, 17, 4), (64, 64, 10)]
+KEEPS = ["all", "own", "others"]
+TILES = [1, 100, 2**17]  # elements: a row each, several rows, and everything at once
+GRADIENT_ERROR = {torch.float64: 1e-12, torch.float32: 1e-5}  # norm-wise
+
+
+@pytest.fixture(params=TILES)
+def tiles(request, monkeypatch):
+    monkeypatch.setattr(blocked, "TILE_ON_CPU", request.param)
+    if request.param == 1:
+        monkeypatch.setattr(blocked, "LONGEST", 4)
+
+
+def problem(shape, ids, dtype, seed=0):
+    """z, items, mu, logvar, component items."""
+    m, k, d = shape
+    z, *_ = draw_posterior(seed, m, d, dtype)
+    _, mu, logvar = draw_posterior(seed + 1, k, d, dtype)
+    if not ids:
+        return z, None, mu, logvar, None
+    g = torch.Generator().manual_seed(seed)
+    # Ids of which some have no component, and some only components of their own.
+    items, component_items = torch.randint(0, 4, (m,), generator=g), torch.randint(1, 5, (k,))
+    return z, items, mu, logvar, component_items
+
+
+def reference(arguments, keep):
+    z, items, mu, logvar, component_items = arguments
+    leaves = [t.double().clone().requires_grad_() for t in (z, mu, logvar)]
+    sums = dense.log_sum(leaves[0], items, *leaves[1:], component_items, keep)
+    return sums, leaves
+
+
+def norm_wise(got, want):
+    return ((got.double() - want).norm() / want.norm().clamp_min(1e-300)).item()
+
+
+@pytest.mark.parametrize("dtype", GRADIENT_ERROR)
+@pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.parametrize("ids", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_blocked_values_and_gradients(shape, ids, keep, dtype, tiles):
+    arguments = problem(shape, ids, dtype)
+    (joint, marginals), leaves = reference(arguments, keep)
+    sums = blocked.log_sum(*arguments, keep)
+    assert_close(sums[0], joint, dtype)
+    assert_close(sums[1], marginals, dtype)
+    for weights in ((1.0, 0.0), (0.0, 1.0)):  # each of the two sums on its own
+        grad, grad_j = (w * torch.rand(t.shape) for w, t in zip(weights, sums, strict=True))
+        kept = joint.isfinite()
+        value = (grad * joint)[kept].sum() + (grad_j * marginals)[kept].sum()
+        want = torch.autograd.grad(value, leaves, retain_graph=True)
+        got = blocked.log_sum_backward(grad.to(dtype), grad_j.to(dtype), *sums, *arguments, keep)
+        for a, b in zip(got, want, strict=True):
+            assert norm_wise(a, b) < GRADIENT_ERROR[dtype]
+
+
+@pytest.mark.parametrize("dtype", GRADIENT_ERROR)
+@pytest.mark.parametrize("size", [1, 2, 17, 64])
+@pytest.mark.parametrize("coefficients", [(5.0, -5.0), (-2.0, 0.0), (0.0, 1.0)])
+def test_one_pass_values_and_gradients(size, coefficients, dtype, tiles):
+    batch = draw_posterior(3, size, 5, dtype)
+    arguments = (math.log(0.01), math.log(0.3), *coefficients)
+    leaves = [t.double().clone().requires_grad_() for t in batch]
+    want = operators._dense_mean(leaves, *arguments)
+    value, *gradients = onepass.mean_log_mixture(*batch, *arguments)
+    assert_close(value, want, dtype)
+    for got, expected in zip(gradients, torch.autograd.grad(want, leaves), strict=True):
+        assert norm_wise(got, expected) < GRADIENT_ERROR[dtype]
+
+
+def lean(z, mu, logvar, keep="others"):
+    return operators.differentiable_log_sum(z, None, mu, logvar, None, keep)
+
+
+def mean(z, mu, logvar):
+    return operators.differentiable_mean_log_mixture(z, mu, logvar, -3.0, -1.0, 2.0, -3.0)
+
+
+def test_first_and_second_derivatives():
+    batch = [t.requires_grad_() for t in draw_posterior(4, 4, 2)]
+    for function in (lean, mean):
+        assert torch.autograd.gradcheck(function, batch)
+        assert torch.autograd.gradgradcheck(function, batch)
+
+
+@pytest.mark.parametrize("function", [lambda *b: lean(*b)[0].sum(), mean])
+def test_torch_func(function):
+    batch = draw_posterior(4, 6, 2)
+    stacked = [torch.stack([t, t.flip(0)]) for t in batch]
+    mapped = torch.func.vmap(torch.func.grad(function, argnums=(0, 1, 2)))(*stacked)
+    for i in range(2):
+        leaves = [t[i].clone().requires_grad_() for t in stacked]
+        want = torch.autograd.grad(function(*leaves), leaves)
+        for got, expected in zip(mapped, want, strict=True):
+            assert_close(got[i], expected)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_forward_mode_needs_the_dense_kernel():
+    z, mu, logvar = draw_posterior(4, 6, 2)
+
+    def tc(mu, kernel):
+        return decompose(z, mu, logvar, 50, kernel=kernel, validate=False).total_correlation
+
+    one = torch.ones_like(mu)
+    _, slope = torch.func.jvp(lambda m: tc(m, "dense"), (mu,), (one,))
+    leaf = mu.clone().requires_grad_()
+    assert_close(slope, torch.autograd.grad(tc(leaf, "lean"), leaf)[0].sum())
+    with pytest.raises(RuntimeError, match="jvp"):
+        torch.func.jvp(lambda m: tc(m, "lean"), (mu,), (one,))
+
+
+@pytest.mark.parametrize("operator", [operators.log_sum, operators.mean_log_mixture])
+def test_operators_keep_torchs_rules(operator):
+    batch = draw_posterior(5, 4, 2)
+    if operator is operators.log_sum:
+        arguments = (batch[0], None, *batch[1:], None, "others")
+    else:
+        arguments = (*batch, -3.0, -1.0, 2.0, -3.0)
+    torch.library.opcheck(operator, arguments)
+
+
+@pytest.mark.parametrize("compiled", [lambda *b: lean(*b)[0].sum(), mean])
+def test_operators_compile_and_export_whole(compiled):
+    class Module(torch.nn.Module):
+        def forward(self, z, mu, logvar):
+            return compiled(z, mu, logvar)
+
+    batch = draw_posterior(5, 8, 3, torch.float32)
+    whole = torch.compile(Module(), fullgraph=True, backend="aot_eager")
+    leaves = [t.clone().requires_grad_() for t in batch]
+    want = [t.clone().requires_grad_() for t in batch]
+    whole(*leaves).backward()
+    compiled(*want).backward()
+    for got, expected in zip(leaves, want, strict=True):
+        assert_close(got.grad, expected.grad, torch.float32)
+    exported = torch.export.export(Module(), batch).module()
+    assert_close(exported(*batch), compiled(*batch), torch.float32)
+
+
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("position", [(0, 0), (4, 1)])
+def test_nan_in_is_nan_out(which, position, tiles):
+    """A NaN in a component reaches every point, one in a point only that point."""
+    batch = list(draw_posterior(6, 6, 2))
+    batch[which][position] = math.nan
+    row, column = position
+    for kernel in (blocked, dense):
+        joint, marginals = kernel.log_sum(batch[0], None, *batch[1:], None, "all")
+        hit = [row] if which == 0 else list(range(6))
+        assert joint.isnan().nonzero().flatten().tolist() == hit
+        assert marginals[:, column].isnan().nonzero().flatten().tolist() == hit
+        assert marginals[:, 1 - column].isfinite().all()
+    assert onepass.mean_log_mixture(*batch, -3.0, -1.0, 1.0, 1.0)[0].isnan()
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+@pytest.mark.parametrize("which", range(3))
+def test_infinities_are_treated_as_by_the_dense_kernel(which, value, tiles):
+    batch = list(draw_posterior(6, 6, 2))
+    batch[which][3, 1] = value
+    got = blocked.log_sum(batch[0], None, *batch[1:], None, "all")
+    want = dense.log_sum(batch[0], None, *batch[1:], None, "all")
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, equal_nan=True, **TOLERANCES[torch.float64])
+
+
+@pytest.mark.parametrize("kernel", [blocked, dense])
+def test_one_sharp_component_does_not_drown_the_others(kernel):
+    """At D = 64 a bound in place of the joint's true maximum would underflow every other row."""
+    z, mu, _ = draw_posterior(7, 256, 64, torch.float32)
+    logvar = torch.zeros(256, 64)
+    logvar[0] = -20.0
+    want = dense.log_sum(z.double(), None, mu.double(), logvar.double(), None, "others")
+    for got, expected in zip(
+        kernel.log_sum(z, None, mu, logvar, None, "others"), want, strict=True
+    ):
+        assert ((got - expected).abs() / expected.abs().clamp_min(1)).max() < 2e-5
+
+
+@given(
+    low=st.floats(-20, 10),
+    high=st.floats(-20, 10),
+    spread=st.sampled_from([0.01, 1.0, 100.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_extremes_in_float32(low, high, spread, seed):
+    z, mu, _ = draw_posterior(seed, 12, 4, torch.float32)
+    logvar = torch.linspace(low, high, 12)[:, None].expand(12, 4).contiguous()
+    mu = mu * spread
+    z = mu + (0.5 * logvar).exp() * z
+    want = dense.log_sum(z.double(), None, mu.double(), logvar.double(), None, "others")
+    for got, expected in zip(
+        blocked.log_sum(z, None, mu, logvar, None, "others"), want, strict=True
+    ):
+        assert ((got - expected).abs() / expected.abs().clamp_min(1)).max() < 2e-5
+
+
+def test_results_do_not_depend_on_layout_and_repeat_to_the_bit():
+    batch = draw_posterior(8, 40, 6, torch.float32)
+    turned = [t.T.contiguous().T for t in batch]
+    assert torch.equal(lean(*batch)[1], lean(*turned)[1])
+    one, two = (
+        torch.autograd.grad(mean(*b), b)
+        for b in ([t.clone().requires_grad_() for t in batch] for _ in range(2))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_inputs_are_left_alone(tiles):
+    batch = draw_posterior(8, 9, 1)
+    before = [t.clone() for t in batch]
+    sums = blocked.log_sum(batch[0], None, *batch[1:], None, "own")
+    blocked.log_sum_backward(*sums, *sums, batch[0], None, *batch[1:], None, "own")
+    onepass.mean_log_mixture(*batch, -3.0, -1.0, 1.0, 1.0)
+    assert all(torch.equal(a, b) for a, b in zip(batch, before, strict=True))

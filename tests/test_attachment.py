@@ -1,0 +1,247 @@
+"""The one mechanism by which adapters replace a method of a model."""
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Normal
+
+from tcdecomp import TCDecomposition
+from tcdecomp.attachment import Attachment
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def step(self, x, batch_idx=0):
+        """Scale."""
+        return self.scale * x
+
+
+class Prior(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(3))
+
+    def forward(self):
+        return Normal(self.loc, torch.ones(3))
+
+
+def add_size(attachment, x, **options):
+    return attachment.original(x, **options) + attachment.dataset_size
+
+
+def attached(model, size=100, criterion=None, **options):
+    return Attachment(model, "step", add_size, criterion or TCDecomposition(), size, **options)
+
+
+def test_replaces_the_method_of_one_instance_only():
+    model, other = Model(), Model()
+    attached(model)
+    assert model.step(1).item() == 102
+    assert other.step(1).item() == 2
+
+
+def test_detach_restores_a_method_of_the_class():
+    model = Model()
+    before = set(vars(model)) | set(model._modules)
+    attached(model).detach()
+    assert set(vars(model)) | set(model._modules) == before
+    assert model.step(1).item() == 2
+
+
+def test_detach_restores_an_attribute_of_the_instance():
+    model = Model()
+    model.step = own = lambda x: 7 * x
+    handle = attached(model)
+    assert model.step(1) == 107
+    handle.detach()
+    assert vars(model)["step"] is own
+
+
+def test_a_submodule_in_the_place_of_a_method_is_replaced_and_restored():
+    model = Model()
+    model.loss = submodule = nn.Identity()
+    with Attachment(model, "loss", add_size, TCDecomposition(), 100):
+        assert model.loss(1) == 101
+    assert model.loss is submodule
+    assert model.loss(1) == 1
+
+
+@pytest.mark.parametrize("kind", [staticmethod, classmethod])
+def test_static_and_class_methods_are_replaced(kind):
+    owner = type("Owner", (), {"step": kind(lambda *args: args[-1])})
+    model = owner()
+    with attached(model):
+        assert model.step(1) == 101
+    assert model.step(1) == 1
+
+
+def test_any_object_with_a_dict_can_carry_one():
+    class Plain:
+        def step(self, x):
+            return x
+
+    model = Plain()
+    with attached(model) as handle:
+        assert model.step(1) == 101
+        assert Attachment.of(model) is handle
+    assert vars(model) == {}
+
+
+def test_context_manager_detaches_after_an_error():
+    model = Model()
+    with pytest.raises(RuntimeError, match="inside"), attached(model):
+        raise RuntimeError("inside")
+    assert Attachment.of(model) is None
+
+
+def test_detaching_twice_is_an_error():
+    handle = attached(Model())
+    handle.detach()
+    with pytest.raises(
+        ValueError, match=r"<Attachment to Model.step, dataset_size=100> .* was detached before"
+    ):
+        handle.detach()
+
+
+def test_an_old_handle_does_not_detach_a_later_attachment():
+    model = Model()
+    old = attached(model)
+    old.detach()
+    later = attached(model, size=5)
+    with pytest.raises(ValueError, match="detached before"):
+        old.detach()
+    assert Attachment.of(model) is later
+    assert model.step(1).item() == 7
+
+
+def test_attaching_twice_is_an_error_that_leaves_the_first():
+    model = Model()
+    first = attached(model)
+    with pytest.raises(
+        ValueError, match=r"must not carry an attachment; got <Attachment to Model.step, dataset_"
+    ):
+        attached(model, size=5)
+    assert Attachment.of(model) is first
+    assert model.step(1).item() == 102
+
+
+def test_a_model_without_the_method_is_refused():
+    with pytest.raises(TypeError, match="must have a method 'absent'; Model has none"):
+        Attachment(Model(), "absent", add_size, TCDecomposition(), 100)
+
+
+def test_a_model_without_a_dict_is_refused():
+    with pytest.raises(TypeError, match="must have a __dict__ to carry an attachment; int has"):
+        attached(3)
+
+
+def test_of_finds_none_on_other_objects():
+    assert Attachment.of(Model()) is None
+    assert Attachment.of(3) is None
+
+
+def test_a_criterion_without_parameters_adds_nothing_to_the_state_dict():
+    model = Model()
+    state = model.state_dict()
+    attached(model)
+    assert list(model.state_dict()) == list(state)
+    model.load_state_dict(state)
+
+
+def test_a_learned_prior_is_trained_moved_and_saved_with_the_model():
+    model, prior = Model(), Prior()
+    with attached(model, criterion=TCDecomposition(prior=prior)) as handle:
+        assert any(parameter is prior.loc for parameter in model.parameters())
+        assert "tcdecomp_criterion.prior.loc" in model.state_dict()
+        model.to(torch.float64)
+        assert handle.criterion.prior.loc.dtype == torch.float64
+    assert len(list(model.parameters())) == 1
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
+    ids=["deep", "pickle"],
+)
+def test_a_copy_carries_an_attachment_of_its_own(copied):
+    model = Model()
+    handle = attached(model, criterion=TCDecomposition(beta=6))
+    other = copied(model)
+    with torch.no_grad():
+        other.scale.fill_(5)
+    own = Attachment.of(other)
+    assert own.model is other
+    assert own.criterion is other.tcdecomp_criterion is not handle.criterion
+    assert own.criterion.beta == 6
+    assert (model.step(1).item(), other.step(1).item()) == (102, 105)
+    handle.detach()
+    assert (model.step(1).item(), other.step(1).item()) == (2, 105)
+    own.detach()
+    assert other.step(1).item() == 5
+
+
+def test_a_handle_pickles_with_its_model():
+    handle = pickle.loads(pickle.dumps(attached(Model())))
+    assert handle.model.step(1).item() == 102
+    handle.detach()
+    assert handle.model.step(1).item() == 2
+
+
+def test_torch_saves_and_loads_an_attached_model(tmp_path):
+    model = Model()
+    attached(model)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert loaded.step(1).item() == 102
+
+
+def test_a_replacement_that_cannot_be_pickled_says_so():
+    model = Model()
+    Attachment(model, "step", lambda attachment, x: x, TCDecomposition(), 100)
+    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+        pickle.dumps(model)
+
+
+def test_the_signature_of_the_original_shows():
+    model = Model()
+    attached(model)
+    assert list(inspect.signature(model.step).parameters) == ["x", "batch_idx"]
+    assert inspect.getfullargspec(model.step.__wrapped__).args == ["self", "x", "batch_idx"]
+
+
+def test_the_signature_shows_through_a_decorator_of_the_original():
+    class Decorated(Model):
+        step = torch.no_grad()(Model.step)
+
+    model = Decorated()
+    attached(model)
+    assert list(inspect.signature(model.step).parameters) == ["x", "batch_idx"]
+
+
+def test_the_signature_can_be_left_to_the_replacement():
+    model = Model()
+    attached(model, keep_signature=False)
+    assert not hasattr(model.step, "__wrapped__")
+    assert model.step(1).item() == 102
+
+
+def test_a_compiled_model_sees_attach_and_detach():
+    class Callable(Model):
+        def forward(self, x):
+            return self.step(x)
+
+    model = Callable()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    x = torch.ones(())
+    assert compiled(x).item() == 2
+    handle = attached(model)
+    assert compiled(x).item() == 102
+    handle.detach()
+    assert compiled(x).item() == 2
