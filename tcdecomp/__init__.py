@@ -1,5 +1,6 @@
 """See, steer and measure what the KL term of a variational autoencoder does."""
 
+from tcdecomp.dataset import decompose_dataset
 from tcdecomp.decomposition import decompose
 from tcdecomp.hooks import hookimpl
 from tcdecomp.loss import TCDecomposition
@@ -14,6 +15,7 @@ __all__ = [
     "Terms",
     "attach",
     "decompose",
+    "decompose_dataset",
     "encode",
     "hookimpl",
     "mig_score",

@@ -19,6 +19,16 @@ def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     return -0.5 * ((z - mu).square() * (-logvar).exp() + logvar + LOG_2PI)
 
 
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise a ValueError that names the first value of an (M, D) tensor that is not finite."""
+    finite = tensor.isfinite()
+    if not finite.all():
+        row, column = (~finite).nonzero()[0].tolist()
+        raise ValueError(
+            f"{name} must be finite; got {tensor[row, column].item()} at row {row}, column {column}"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Posterior:
     """The posteriors q(z|n) = N(mu, exp(logvar)) of one batch, and a sample z from each.
@@ -164,13 +174,7 @@ class Posterior:
             information would be wrong by nats.
         """
         for name, tensor in (("z", self.z), ("mu", self.mu), ("logvar", self.logvar)):
-            finite = tensor.isfinite()
-            if not finite.all():
-                row, column = (~finite).nonzero()[0].tolist()
-                raise ValueError(
-                    f"{name} must be finite; got {tensor[row, column].item()} "
-                    f"at row {row}, column {column}"
-                )
+            check_finite(name, tensor)
         if torch.equal(self.z, self.mu.to(self.z.dtype)):
             raise ValueError(
                 "z must be a sample from N(mu, exp(logvar)); got z equal to mu, as a VAE in eval "

@@ -12,12 +12,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from tcdecomp import Terms, decompose
-from tcdecomp.components import Components
-from tcdecomp.kernels import log_sums
-from tcdecomp.mixture import log_mixture
-from tcdecomp.posterior import Posterior, log_normal
-from tcdecomp.priors import log_prior
+from tcdecomp import Posterior, Terms, decompose, decompose_dataset
 
 N, D = 10_000, 10
 ESTIMATORS = ("mws", "inclusive", "mss")
@@ -39,22 +34,6 @@ def data_set(live: int, variance: float, noise: float) -> tuple[Tensor, Tensor]:
     mu[:, live:] = 0.02 * normal(D - live)
     logvar[:, live:] = 0.02 * normal(D - live)
     return mu, logvar
-
-
-def exact_terms(mu: Tensor, logvar: Tensor, samples: int, generator: Generator) -> Tensor:
-    """Return (samples, 3): the terms at one z of each of ``samples`` items, over all N."""
-    rows = torch.randperm(N, generator=generator)[:samples]
-    components = Components(mu, logvar, torch.arange(N))
-    results = []
-    for items in rows.split(50):
-        posterior = Posterior(mu[items], mu[items], logvar[items]).sample(generator=generator)
-        sums = log_sums(posterior.z, items, components)
-        log_qz, log_qz_j = log_mixture(sums, 1 / N, 1 / N)
-        log_qz_n = log_normal(posterior.z, posterior.mu, posterior.logvar).sum(1)
-        product = log_qz_j.sum(1)
-        prior = log_prior(None, posterior.z)
-        results.append(torch.stack([log_qz_n - log_qz, log_qz - product, product - prior], 1))
-    return torch.cat(results)
 
 
 def batch_terms(
@@ -92,14 +71,15 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--batches", type=int, default=40, help="batches for each cell")
-    parser.add_argument("--samples", type=int, default=2000, help="samples of the exact terms")
+    parser.add_argument("--samples", type=int, default=20_000, help="samples of the exact terms")
     options = parser.parse_args()
     generator = Generator().manual_seed(1)
     row("data", "estimator", "M", *Terms._fields[:3])
     row(*["---"] * 6)
     for config, parameters in CONFIGS.items():
         mu, logvar = data_set(*parameters)
-        truth, truth_error = mean_and_error(exact_terms(mu, logvar, options.samples, generator))
+        exact = decompose_dataset(mu, logvar, num_samples=options.samples, generator=generator)
+        truth, truth_error = (torch.stack(terms[:3]) for terms in exact[:2])
         row(config, "exact", "N", *shown(truth, truth_error, ""))
         for size in BATCH_SIZES:
             for name, terms in batch_terms(mu, logvar, size, options.batches, generator).items():
