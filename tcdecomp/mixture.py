@@ -45,7 +45,8 @@ def mean_log_mixture(
     together with its gradient.
     """
     z, mu, logvar = posterior.z, posterior.mu, posterior.logvar
-    if kernel == "dense" or operators.triton_serves(z) or 0 in weights:
+    trained = torch.is_grad_enabled() and any(t.requires_grad for t in (z, mu, logvar))
+    if not trained or kernel == "dense" or operators.triton_serves(z) or 0 in weights:
         sums = log_sums(z, Components(mu, logvar), kernel=kernel)
         log_qz, log_qz_j = log_mixture(sums, *weights)
         return joint * log_qz.mean() + marginal * log_qz_j.sum(1).mean()

@@ -1,7 +1,8 @@
 """The lean kernels as torch operators, opaque to torch.compile and torch.export.
 
 ``tcdecomp::log_sum`` is the blocked kernel, or Triton's for float32 on CUDA;
-``tcdecomp::mean_log_mixture`` the one-pass kernel. Both differentiate twice: the second derivative
+``tcdecomp::mean_log_mixture`` the one-pass kernel, or for float32 on the CPU the compiled one, if
+numba is installed. Both differentiate twice: the second derivative
 goes through the dense kernel, in its memory; vmap calls them once for each entry. Forward-mode
 and nested torch.func derivatives need ``kernel="dense"``.
 """
@@ -30,12 +31,12 @@ __all__ = [
 
 def triton_serves(z: Tensor) -> bool:
     """Tell whether Triton's kernel is the one for this tensor."""
-    return z.device.type == "cuda" and z.dtype == torch.float32 and _triton_is_installed()
+    return z.device.type == "cuda" and z.dtype == torch.float32 and _is_installed("triton")
 
 
 @cache
-def _triton_is_installed() -> bool:
-    return find_spec("triton") is not None
+def _is_installed(package: str) -> bool:
+    return find_spec(package) is not None
 
 
 def _backend(z: Tensor) -> Any:
@@ -44,6 +45,14 @@ def _backend(z: Tensor) -> Any:
 
         return triton
     return blocked
+
+
+def _one_pass(z: Tensor) -> Any:
+    if z.device.type == "cpu" and z.dtype == torch.float32 and _is_installed("numba"):
+        from tcdecomp.kernels import compiled  # imports numba
+
+        return compiled
+    return onepass
 
 
 @torch.library.custom_op("tcdecomp::log_sum", mutates_args=())
@@ -91,7 +100,10 @@ def mean_log_mixture(
     marginal: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the value of :mod:`tcdecomp.kernels.onepass`, and its three gradients."""
-    return onepass.mean_log_mixture(z, mu, logvar, log_own, log_other, joint, marginal)
+    value, of_z, of_mu, of_logvar = _one_pass(z).mean_log_mixture(
+        z, mu, logvar, log_own, log_other, joint, marginal
+    )
+    return value, of_z, of_mu, of_logvar
 
 
 @log_sum.register_fake

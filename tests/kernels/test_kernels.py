@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from strategies import draw_posterior
 from tcdecomp import decompose
-from tcdecomp.kernels import blocked, dense, onepass, operators
+from tcdecomp.kernels import blocked, compiled, dense, onepass, operators
 from tolerances import TOLERANCES, assert_close
 
 # (M, K, D), with odd sizes, more points than components, and the reverse.
@@ -70,18 +70,54 @@ def test_blocked_values_and_gradients(shape, ids, keep, dtype, tiles):
             assert norm_wise(a, b) < GRADIENT_ERROR[dtype]
 
 
-@pytest.mark.parametrize("dtype", GRADIENT_ERROR)
+ONE_PASS = [(onepass, torch.float64), (onepass, torch.float32), (compiled, torch.float32)]
+
+
+@pytest.mark.parametrize(("kernel", "dtype"), ONE_PASS)
 @pytest.mark.parametrize("size", [1, 2, 17, 64])
 @pytest.mark.parametrize("coefficients", [(5.0, -5.0), (-2.0, 0.0), (0.0, 1.0)])
-def test_one_pass_values_and_gradients(size, coefficients, dtype, tiles):
+def test_one_pass_values_and_gradients(kernel, size, coefficients, dtype, tiles):
     batch = draw_posterior(3, size, 5, dtype)
     arguments = (math.log(0.01), math.log(0.3), *coefficients)
     leaves = [t.double().clone().requires_grad_() for t in batch]
     want = operators._dense_mean(leaves, *arguments)
-    value, *gradients = onepass.mean_log_mixture(*batch, *arguments)
+    value, *gradients = kernel.mean_log_mixture(*batch, *arguments)
     assert_close(value, want, dtype)
     for got, expected in zip(gradients, torch.autograd.grad(want, leaves), strict=True):
         assert norm_wise(got, expected) < GRADIENT_ERROR[dtype]
+
+
+def test_threads_of_the_compiled_kernel_change_nothing(monkeypatch):
+    batch = draw_posterior(3, 37, 5, torch.float32)
+    one = compiled.mean_log_mixture(*batch, -3.0, -1.0, 2.0, -3.0)
+    monkeypatch.setattr(compiled, "THREADED_ABOVE", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    three, again = (compiled.mean_log_mixture(*batch, -3.0, -1.0, 2.0, -3.0) for _ in range(2))
+    for a, b, c in zip(one, three, again, strict=True):
+        assert_close(b, a, torch.float32)
+        assert torch.equal(b, c)
+
+
+@pytest.mark.parametrize("kernel", [onepass, compiled])
+@pytest.mark.parametrize("logvar", [-20.0, 10.0])
+def test_one_pass_at_extremes(kernel, logvar):
+    z, mu, spread = draw_posterior(4, 20, 6, torch.float32)
+    mu, logvar = 100 * mu, logvar + spread
+    z = mu + (0.5 * logvar).exp() * z
+    leaves = [t.double().requires_grad_() for t in (z, mu, logvar)]
+    want = operators._dense_mean(leaves, -3.0, -1.0, 2.0, -3.0)
+    value, *gradients = kernel.mean_log_mixture(z, mu, logvar, -3.0, -1.0, 2.0, -3.0)
+    assert abs(value / want - 1) < 1e-5
+    for got, expected in zip(gradients, torch.autograd.grad(want, leaves), strict=True):
+        assert norm_wise(got, expected) < GRADIENT_ERROR[torch.float32]
+
+
+def test_without_numba_the_plain_kernel_serves(monkeypatch):
+    z = torch.ones(2, 3)
+    assert operators._one_pass(z) is compiled
+    assert operators._one_pass(z.double()) is onepass
+    monkeypatch.setattr(operators, "_is_installed", lambda package: False)
+    assert operators._one_pass(z) is onepass
 
 
 def lean(z, mu, logvar, keep="others"):
@@ -168,6 +204,8 @@ def test_nan_in_is_nan_out(which, position, tiles):
         assert marginals[:, column].isnan().nonzero().flatten().tolist() == hit
         assert marginals[:, 1 - column].isfinite().all()
     assert onepass.mean_log_mixture(*batch, -3.0, -1.0, 1.0, 1.0)[0].isnan()
+    batch = [t.float() for t in batch]
+    assert compiled.mean_log_mixture(*batch, -3.0, -1.0, 1.0, 1.0)[0].isnan()
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
