@@ -22,7 +22,12 @@ myst_heading_anchors = 3
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
-napoleon_custom_sections = [("Shape", "notes_style")]
+# Types are prose ("Tensor, shape (M, D)"), which fields of Sphinx's own would take for names.
+napoleon_use_param = False
+napoleon_use_rtype = False
+napoleon_custom_sections = [
+    (section, "params_style") for section in ("Attributes", "Raises", "Warns", "Shape")
+]
 
 # References to other projects resolve only where their inventories can be reached.
 intersphinx_mapping = {}

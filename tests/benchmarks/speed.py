@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from losses import LOSSES
 from torch import Tensor
+
+from losses import LOSSES
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 DIMS = (10, 32, 64)
