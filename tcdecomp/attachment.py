@@ -35,7 +35,7 @@ class Attachment:
         Name of the method.
     replacement : callable
         Called as ``replacement(attachment, *args, **kwargs)`` in place of the method. It takes
-        :attr:`original`, :attr:`model`, :attr:`criterion` and :attr:`dataset_size` from the
+        :attr:`original`, ``model``, :attr:`criterion` and ``dataset_size`` from the
         attachment: a closure over the model would keep the original's in a copy. Only a function
         at a module's top level can be pickled.
     criterion : TCDecomposition

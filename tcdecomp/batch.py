@@ -148,6 +148,7 @@ def checked_size(dataset_size: SupportsIndex, batch_size: int = 1) -> int:
 
 
 def _no_autocast(device: torch.device) -> AbstractContextManager[object]:
-    if torch.amp.is_autocast_available(device.type):
+    # torch.compile cannot ask, and knows no device without autocast.
+    if torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

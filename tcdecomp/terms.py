@@ -35,7 +35,7 @@ class Terms(NamedTuple):
 
     @property
     def sampled_kl(self) -> Tensor:
-        """The sum of the three terms: the KL as the same samples give it."""
+        """The sum of the three terms, which is the KL as the same samples give it."""
         return self.index_code_mi + self.aggregate_kl
 
     @property

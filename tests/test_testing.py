@@ -47,7 +47,7 @@ def use():
     used = []
 
     def register(**hooks):
-        members = {f"tcdecomp_{name}": hookimpl(staticmethod(hook)) for name, hook in hooks.items()}
+        members = {f"tcdecomp_{name}": staticmethod(hookimpl(hook)) for name, hook in hooks.items()}
         used.append(type("Broken", (), members)())
         plugins.register(used[-1])
 

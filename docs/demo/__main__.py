@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(f"{sprites}\n{recipe}", flush=True)
     results, exhibits = compare(sprites, recipe, sampling, options.seeds)
-    remarks = notes(sprites, sampling, len(options.seeds))
+    remarks = notes(sprites, sampling, results)
     print("", table(results), remarks, verdict(results), sep="\n", flush=True)
     picture = options.output / "picture.png"
     title = f"What three VAEs learn from the same {len(sprites):,} images (seed {options.seeds[0]})"
@@ -58,10 +58,10 @@ def prepare(options: argparse.Namespace) -> tuple[Sprites, Recipe, Sampling]:
     if options.data:
         sprites = load_dsprites(options.data, DSPRITES_IMAGES, at_least=recipe.batch_size)
         recipe = replace(recipe, lr=1e-3, width=512)
-        sampling = Sampling(items=min(2048, len(sprites)), draws=20, bins=40)
+        sampling = Sampling(samples=10_000, bins=40)
     else:
         sprites = squares()
-        sampling = Sampling(items=len(sprites), draws=64, bins=20)
+        sampling = Sampling(samples=64 * len(sprites), bins=20)
     return sprites, replace(recipe, steps=options.steps or recipe.steps), sampling
 
 

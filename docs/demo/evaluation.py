@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from sprites import Sprites
-from tcdecomp import Posterior, decompose, encode
+from tcdecomp import Posterior, decompose_dataset, encode
 from tcdecomp.metrics import MutualInfoGap, mutual_info_gap
 from tcdecomp_adapters.lightning import TCVAE
 
@@ -23,23 +21,23 @@ class Sampling:
 
     Parameters
     ----------
-    items : int
-        From how many items at a time the terms are estimated. With all N items the estimate is
-        exact for the samples z that were drawn, and the draws average over z alone.
-    draws : int
-        How many times.
+    samples : int
+        From how many samples z the terms are evaluated, over all images; the reconstruction from
+        as many, but at least one of each image.
     bins : int
         Of the latents, for MIG. Fewer bins than a factor has values keep MIG below 1.
     """
 
-    items: int
-    draws: int
+    samples: int
     bins: int
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One model's figures, in nats per image but for MIG, which has no unit."""
+    """One model's figures, in nats per image but for MIG, which has no unit.
+
+    ``error`` is the largest standard error among the terms.
+    """
 
     index_code_mi: float
     total_correlation: float
@@ -47,6 +45,7 @@ class Figures:
     kl: float
     reconstruction: float
     gap: MutualInfoGap
+    error: float
 
     @property
     def mig(self) -> float:
@@ -57,15 +56,21 @@ class Figures:
 @torch.no_grad()
 def evaluate(model: TCVAE, sprites: Sprites, sampling: Sampling) -> Figures:
     """Measure a model on all images, with noise from a fixed seed."""
-    posterior = encode(model, sprites.flat())
-    means = mean_of_draws(draws(model, sprites, posterior, sampling))
+    generator = torch.Generator().manual_seed(0)
+    posterior = encode(model, sprites.flat(), generator=generator)
+    terms, errors, _ = decompose_dataset(
+        posterior.mu, posterior.logvar, num_samples=sampling.samples, generator=generator
+    )
     return Figures(
-        index_code_mi=means[0],
-        total_correlation=means[1],
-        dimension_wise_kl=means[2],
+        index_code_mi=terms.index_code_mi.item(),
+        total_correlation=terms.total_correlation.item(),
+        dimension_wise_kl=terms.dimension_wise_kl.item(),
         kl=float(kl_per_latent(posterior).sum()),
-        reconstruction=means[3],
+        reconstruction=reconstruction(
+            model, sprites, posterior, generator, rounds=max(1, sampling.samples // len(sprites))
+        ),
         gap=mutual_info_gap(posterior.mu, sprites.factors, n_bins=sampling.bins),
+        error=max(error.item() for error in errors[:3]),
     )
 
 
@@ -75,31 +80,13 @@ def kl_per_latent(posterior: Posterior) -> Tensor:
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar).mean(dim=0)
 
 
-def draws(
-    model: TCVAE, sprites: Sprites, posterior: Posterior, sampling: Sampling
-) -> Iterator[tuple[float, ...]]:
-    """Yield MI, TC, dimension-wise KL, reconstruction, and how far the sampled KL is off."""
-    size, images = len(sprites), sprites.flat()
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(sampling.draws):
-        rows = torch.randperm(size, generator=generator)[: sampling.items]
-        mu, logvar = posterior.mu[rows], posterior.logvar[rows]
-        batch = Posterior.from_moments(mu, logvar, generator=generator)
-        terms = decompose(batch.z, mu, logvar, dataset_size=size)
-        off = terms.sampled_kl - kl_per_latent(batch).sum()
-        yield tuple(map(float, (*terms[:3], model.reconstruction_loss(batch.z, images[rows]), off)))
-
-
-def mean_of_draws(rows: Iterator[tuple[float, ...]]) -> list[float]:
-    """Average all columns but the last, with the last one's known mean of 0 as a control.
-
-    The sampled KL's error is the sum of the terms' errors. Regression takes its share out of
-    each: a smaller error at no bias to speak of, and with all N items in each draw, terms that
-    sum to the closed-form KL.
-    """
-    *columns, off = np.array(list(rows)).T
-    values = np.stack(columns)
-    spread = off - off.mean()
-    slopes = values @ spread / max(float(spread @ spread), np.finfo(float).tiny)
-    means: list[float] = (values.mean(axis=1) - slopes * off.mean()).tolist()
-    return means
+def reconstruction(
+    model: TCVAE, sprites: Sprites, posterior: Posterior, generator: Generator, rounds: int
+) -> float:
+    """Return the reconstruction loss of the images, averaged over rounds of samples."""
+    images = sprites.flat()
+    losses = [
+        model.reconstruction_loss(posterior.sample(generator=generator).z, images)
+        for _ in range(rounds)
+    ]
+    return float(torch.stack(losses).mean())

@@ -46,16 +46,14 @@ def cell(values: list[float], digits: int) -> str:
     return f"{text} ({stdev(values):.{digits}f})" if len(values) > 1 else text
 
 
-def notes(sprites: Sprites, sampling: Sampling, seeds: int) -> str:
+def notes(sprites: Sprites, sampling: Sampling, results: dict[str, list[Figures]]) -> str:
     """Return what the figures are, and how exact."""
-    size = len(sprites)
-    if sampling.items == size:
-        terms = f"terms exact over all {size:,} images, mean of {sampling.draws} draws of z"
-    else:
-        terms = (
-            f"terms estimated, not exact: MSS from {sampling.items:,} of the N = {size:,} images "
-            f"trained on, mean of {sampling.draws} such samples"
-        )
+    every = [run for runs in results.values() for run in runs]
+    seeds = len(every) // len(results)
+    terms = (
+        f"terms over all {len(sprites):,} images from {sampling.samples:,} samples, standard "
+        f"error up to {max(run.error for run in every):.4f}"
+    )
     grey = f" (at best {sprites.floor:.1f}: the pixels are grey)" if sprites.floor > 0.05 else ""
     bins = f"MIG of the posterior means in {sampling.bins} bins"
     spread = f", mean (sd) over {seeds} seeds" if seeds > 1 else ""

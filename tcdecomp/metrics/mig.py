@@ -128,7 +128,7 @@ def mig_score(
 
     See Also
     --------
-    mutual_info_gap : The same with the gaps and the mutual information of every pair.
+    tcdecomp.metrics.mutual_info_gap : The same with the gaps and the mutual information of every pair.
 
     Notes
     -----
@@ -201,7 +201,8 @@ def mutual_info_gap(
 ) -> MutualInfoGap:
     """Return the mutual information gap with all that it is made of.
 
-    Definition, arguments, errors and warnings are those of :func:`mig_score`.
+    Definition, arguments, errors and warnings are those of
+    :func:`tcdecomp.mig_score`.
 
     Parameters
     ----------
