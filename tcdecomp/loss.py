@@ -57,8 +57,10 @@ class TCDecomposition(nn.Module):
 
     Shape
     -----
-    z, mu, logvar : (M, D), floating point, on one device. Half precision is raised to float32.
-    Returns : scalar, or (M,) with ``reduction="none"``; nats per item with "mean".
+    z, mu, logvar
+        (M, D), floating point, on one device. Half precision is raised to float32.
+    Returns
+        Scalar, or (M,) with ``reduction="none"``; nats per item with "mean".
 
     References
     ----------

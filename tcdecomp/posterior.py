@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Generator, Tensor
@@ -158,9 +159,10 @@ class Posterior:
 
     def in_working_precision(self) -> Posterior:
         """Return the three promoted to one dtype: float64 if one has it, float32 otherwise."""
-        dtype = torch.float32
-        for tensor in (self.z, self.mu, self.logvar):
-            dtype = torch.promote_types(dtype, tensor.dtype)
+        dtypes = {self.z.dtype, self.mu.dtype, self.logvar.dtype}
+        dtype = reduce(torch.promote_types, dtypes, torch.float32)
+        if dtypes == {dtype}:
+            return self
         return Posterior(self.z.to(dtype), self.mu.to(dtype), self.logvar.to(dtype))
 
     def check_values(self) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor, inf
 
 from tcdecomp.posterior import LOG_2PI
 
-__all__ = ["Gradients", "Tile", "log_sum", "log_sum_backward", "tiles"]
+__all__ = ["Gradients", "Tile", "log_sum", "log_sum_backward", "tiles", "transposed"]
 
 Keep = Literal["all", "own", "others"]
 

@@ -8,6 +8,7 @@ stored. Each thread takes a stretch of the points, and sums the components' grad
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -46,19 +47,23 @@ def mean_log_mixture(
     of_z = torch.empty_like(z, memory_format=torch.contiguous_format)
     of_columns = np.zeros((threads, 2, dim, size), F)
     scalars = F(log_own - log_other), F(joint / size), F(marginal / size)
-    bounds = np.linspace(0, size, threads + 1).astype(int)
+    of_points = of_z.numpy()
 
     def stretch(t: int) -> float:
-        rows = bounds[t], bounds[t + 1]
-        return float(_stretch(*inputs, *scalars, *rows, of_z.numpy(), *of_columns[t]))
+        rows = t * size // threads, (t + 1) * size // threads
+        return float(_stretch(*inputs, *scalars, *rows, of_points, *of_columns[t]))
 
-    # A pool of its own for each call: one that is kept would not survive a fork.
-    with ThreadPoolExecutor(threads) as pool:
-        rest = [pool.submit(stretch, t) for t in range(1, threads)]
-        value = stretch(0) + sum(future.result() for future in rest)
+    value = stretch(0) if threads == 1 else _in_threads(stretch, threads)
     of_mu, of_logvar = torch.from_numpy(of_columns.sum(0))
     value += (joint + dim * marginal) * log_other
     return z.new_tensor(value), of_z, of_mu.T.contiguous(), 0.5 * of_logvar.T.contiguous()
+
+
+def _in_threads(stretch: Callable[[int], float], threads: int) -> float:
+    # A pool of its own for each call: one that is kept would not survive a fork.
+    with ThreadPoolExecutor(threads) as pool:
+        rest = [pool.submit(stretch, t) for t in range(1, threads)]
+        return stretch(0) + sum(future.result() for future in rest)
 
 
 @intrinsic

@@ -55,8 +55,7 @@ def _one_pass(z: Tensor) -> Any:
     return onepass
 
 
-@torch.library.custom_op("tcdecomp::log_sum", mutates_args=())
-def log_sum(
+def _log_sum(
     z: Tensor,
     items: Tensor | None,
     mu: Tensor,
@@ -69,8 +68,7 @@ def log_sum(
     return joint, marginals
 
 
-@torch.library.custom_op("tcdecomp::log_sum_backward", mutates_args=())
-def log_sum_backward(
+def _log_sum_backward(
     grad: Tensor,
     grad_j: Tensor,
     joint: Tensor,
@@ -89,8 +87,7 @@ def log_sum_backward(
     return of_z, of_mu, of_logvar
 
 
-@torch.library.custom_op("tcdecomp::mean_log_mixture", mutates_args=())
-def mean_log_mixture(
+def _mean_log_mixture(
     z: Tensor,
     mu: Tensor,
     logvar: Tensor,
@@ -104,6 +101,12 @@ def mean_log_mixture(
         z, mu, logvar, log_own, log_other, joint, marginal
     )
     return value, of_z, of_mu, of_logvar
+
+
+log_sum, log_sum_backward, mean_log_mixture = (
+    torch.library.custom_op(f"tcdecomp::{function.__name__[1:]}", function, mutates_args=())
+    for function in (_log_sum, _log_sum_backward, _mean_log_mixture)
+)
 
 
 @log_sum.register_fake
@@ -190,29 +193,56 @@ mean_log_mixture.register_autograd(_mean_gradient, setup_context=_save_mean)
 
 
 class _LogSum(torch.autograd.Function):
-    generate_vmap_rule = True
-    forward = staticmethod(log_sum)
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        return _log_sum(*inputs)
+
     setup_context = staticmethod(_save_log_sum)
     backward = staticmethod(_log_sum_gradient)
 
 
 class _LogSumBackward(torch.autograd.Function):
-    generate_vmap_rule = True
-    forward = staticmethod(log_sum_backward)
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        return _log_sum_backward(*inputs)
+
     setup_context = staticmethod(_save_log_sum_backward)
     backward = staticmethod(_log_sum_second_gradient)
 
 
 class _MeanLogMixture(torch.autograd.Function):
-    generate_vmap_rule = True
-    forward = staticmethod(mean_log_mixture)
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        return _mean_log_mixture(*inputs)
+
     setup_context = staticmethod(_save_mean)
     backward = staticmethod(_mean_gradient)
 
 
+def _looped(function: Any) -> Callable[..., tuple[Any, Any]]:
+    """Return a vmap rule that applies the Function once to each entry of the mapped dimension."""
+
+    def rule(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
+        def entry(i: int) -> list[Any]:
+            return [
+                a if dim is None else a.select(dim, i)
+                for a, dim in zip(arguments, in_dims, strict=True)
+            ]
+
+        results = [function.apply(*entry(i)) for i in range(info.batch_size)]
+        stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    return rule
+
+
+for _function in (_LogSum, _LogSumBackward, _MeanLogMixture):
+    _function.vmap = staticmethod(_looped(_function))  # type: ignore[method-assign]
+
+
 def differentiable_log_sum(*inputs: Any) -> tuple[Tensor, Tensor]:
     """Return what ``log_sum`` does, with the derivatives that the caller can have."""
-    # torch.compile takes the operator whole, and torch.func takes Functions only.
+    # torch.compile takes the operator whole; torch.func takes Functions only.
     function: Any = log_sum if torch.compiler.is_compiling() else _LogSum.apply
     joint, marginals = function(*inputs)
     return joint, marginals
@@ -247,24 +277,3 @@ def _pulled_back(
     with torch.enable_grad():
         leaves = [t if t.requires_grad else t.detach().requires_grad_() for t in inputs]
         return torch.autograd.grad(function(leaves), leaves, grads, create_graph=create_graph)
-
-
-def _looped(operator: Any) -> Callable[..., tuple[Any, Any]]:
-    """Return a vmap rule that calls the operator once for each entry of the mapped dimension."""
-
-    def rule(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
-        def entry(i: int) -> list[Any]:
-            return [
-                a if dim is None else a.select(dim, i)
-                for a, dim in zip(arguments, in_dims, strict=True)
-            ]
-
-        results = [operator(*entry(i)) for i in range(info.batch_size)]
-        stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
-        return stacked, (0,) * len(stacked)
-
-    return rule
-
-
-for _operator in (log_sum, log_sum_backward, mean_log_mixture):
-    _operator.register_vmap(_looped(_operator))

@@ -79,6 +79,14 @@ def keops(dim: int) -> Loss:
     return loss
 
 
+def plain(dim: int) -> Loss:
+    """This library without its compiled kernel, as where numba is not installed."""
+    from tcdecomp.kernels import operators
+
+    operators._is_installed = lambda package: package != "numba"  # type: ignore[assignment]
+    return tcdecomp(dim)
+
+
 def tcdecomp(dim: int) -> Loss:
     """This library."""
     from tcdecomp import TCDecomposition
@@ -92,5 +100,6 @@ LOSSES: dict[str, Callable[[int], Loss]] = {
     "compiled": compiled_textbook,
     "pythae": pythae,
     "KeOps": keops,
+    "plain": plain,
     "tcdecomp": tcdecomp,
 }

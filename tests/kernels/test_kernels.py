@@ -22,6 +22,7 @@ GRADIENT_ERROR = {torch.float64: 1e-12, torch.float32: 1e-5}  # norm-wise
 @pytest.fixture(params=TILES)
 def tiles(request, monkeypatch):
     monkeypatch.setattr(blocked, "TILE_ON_CPU", request.param)
+    monkeypatch.setattr(onepass, "AT_ONCE", 0 if request.param < 2**17 else 2**15)
     if request.param == 1:
         monkeypatch.setattr(blocked, "LONGEST", 4)
 

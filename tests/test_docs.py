@@ -1,0 +1,193 @@
+"""The documentation: its examples run, its links lead somewhere, and nothing public is left out."""
+
+import importlib
+import io
+import re
+import sys
+import tomllib
+from contextlib import redirect_stdout
+from pathlib import Path
+from pydoc import locate
+from types import ModuleType
+
+import pytest
+import torch
+
+import tcdecomp
+from lightning_models import WARNINGS
+from tcdecomp import hooks, metrics, presets, registry, testing
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+PAGES = [README, *sorted(DOCS.glob("*.md"))]
+SCRIPT = "script_of_a_reader"
+MODULES = (tcdecomp, metrics, presets, testing)
+
+FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+# Examples
+
+
+def blocks(text):
+    """Return the fenced blocks: language, number of the line before the first, and content."""
+    return [
+        (match[1], text.count("\n", 0, match.start(2)), match[2]) for match in FENCE.finditer(text)
+    ]
+
+
+def run(page):
+    """Run the page's Python in one namespace, as a reader would who follows it from the top.
+
+    A block that opens with the name of a file is written to it. What is printed must be what the
+    page shows, where a block of text follows.
+    """
+    printed = None
+    for language, line, content in blocks(page.read_text()):
+        if named := re.match(r"# (\w+\.(?:py|toml))\n", content):
+            Path(named[1]).write_text(content)
+            if named[1] == "pyproject.toml":
+                install(tomllib.loads(content)["project"])
+        elif language == "python":
+            code = compile("\n" * line + content, str(page), "exec")
+            with redirect_stdout(io.StringIO()) as output:
+                exec(code, vars(sys.modules[SCRIPT]))
+            printed = output.getvalue()
+        elif language == "text" and printed:
+            assert printed == content, f"{page.name}, line {line}"
+        else:
+            printed = None
+
+
+def install(project):
+    """Write what pip writes when it installs a project, as far as its entry points go."""
+    info = Path(f"{project['name'].replace('-', '_')}-{project['version']}.dist-info")
+    info.mkdir()
+    (info / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
+    groups = project["entry-points"].items()
+    sections = (
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+        for group, entries in groups
+    )
+    (info / "entry_points.txt").write_text("".join(sections))
+    importlib.invalidate_caches()
+    registry._claims.cache_clear()
+
+
+@pytest.fixture
+def _reader(tmp_path, monkeypatch):
+    """A folder to work in that can be imported from, and whatever the examples change put back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, SCRIPT, ModuleType(SCRIPT))
+    monkeypatch.setattr(registry, "_by_hand", [])
+    monkeypatch.setattr(registry, "_adapters", {})
+    registry._claims.cache_clear()
+    before = set(sys.modules)
+    with torch.random.fork_rng():
+        yield
+    registry._claims.cache_clear()
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None)):
+            del sys.modules[name]
+
+
+def examples():
+    """Return the pages with Python on them."""
+    return [page for page in PAGES if "```python" in page.read_text()]
+
+
+# What Lightning says of its own accord; the examples are to be short.
+@pytest.mark.filterwarnings(*WARNINGS)
+@pytest.mark.parametrize("page", examples(), ids=lambda page: page.stem)
+@pytest.mark.usefixtures("_reader")
+def test_examples_run(page):
+    run(page)
+
+
+@pytest.mark.parametrize(
+    "code", ["```python\n1 / 0\n```", "```python\nprint(1)\n```\n\n```text\n2\n```"]
+)
+@pytest.mark.usefixtures("_reader")
+def test_the_check_above_can_fail(code, tmp_path):
+    (tmp_path / "page.md").write_text(code)
+    with pytest.raises((ZeroDivisionError, AssertionError)):
+        run(tmp_path / "page.md")
+
+
+# Links, targets and the table of contents
+
+
+def prose(page):
+    """Return the page's text without its code."""
+    return re.sub(r"`[^`\n]+`", "", FENCE.sub("", page.read_text()))
+
+
+def anchors(page):
+    """Return the anchors of the page's headings."""
+    titles = HEADING.findall(FENCE.sub("", page.read_text()))
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_between_pages_lead_somewhere(page):
+    for link in LINK.findall(prose(page)):
+        if re.match(r"\w+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_make_targets_of_the_readme_are_in_the_makefile():
+    targets = set(
+        re.findall(r"\bmake (\w+)", "\n".join(c for _, _, c in blocks(README.read_text())))
+    )
+    assert {"demo", "test", "docs", "lint"} <= targets
+    assert targets <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_every_page_is_in_a_table_of_contents():
+    listed = {"index"}
+    for page in DOCS.glob("*.md"):
+        for language, _, content in blocks(page.read_text()):
+            if language == "{toctree}":
+                listed.update(line for line in content.split() if not line.startswith(":"))
+    assert {page.stem for page in DOCS.glob("*.md")} <= listed
+
+
+# The reference
+
+
+def documented():
+    """Return the names that the reference pages hand to autodoc."""
+    names = []
+    for page in ("api.md", "hooks.md"):
+        text = (DOCS / page).read_text()
+        names += re.findall(
+            r"^\.\. auto(?:class|data|exception|function):: (\S+)$", text, re.MULTILINE
+        )
+        for module, members in re.findall(
+            r"^\.\. automodule:: (\S+)\n +:members: (.+)$", text, re.MULTILINE
+        ):
+            names += [f"{module}.{member}" for member in members.split(", ")]
+    return names
+
+
+def test_documented_names_exist():
+    assert [name for name in documented() if locate(name) is None] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"{module.__name__}.{name}" for module in MODULES for name in module.__all__),
+        *(f"tcdecomp.hooks.{name}" for name in hooks.__all__ if name.startswith("tcdecomp_")),
+    ],
+)
+def test_every_public_name_is_documented(name):
+    assert any(locate(other) is locate(name) for other in documented())
