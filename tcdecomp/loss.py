@@ -59,7 +59,7 @@ class TCDecomposition(nn.Module):
     -----
     z, mu, logvar
         (M, D), floating point, on one device. Half precision is raised to float32.
-    Returns
+    loss
         Scalar, or (M,) with ``reduction="none"``; nats per item with "mean".
 
     References

@@ -57,6 +57,9 @@ def main(package, folder):
     result = {"fit": fitted, "whole": whole, "lopsided": floats(lopsided)}
     result["weights"] = weights(model).tolist()
     Path(folder, f"{rank}.json").write_text(json.dumps(result))
+    # Its threads, left running, can abort the interpreter's exit.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

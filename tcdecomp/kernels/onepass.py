@@ -23,7 +23,7 @@ from tcdecomp.posterior import LOG_2PI
 __all__ = ["mean_log_mixture"]
 
 # Densities of a batch that is not cut into tiles.
-AT_ONCE = 2**15
+AT_ONCE = 2**16
 
 
 def mean_log_mixture(
