@@ -34,9 +34,9 @@ Keep = Literal["all", "own", "others"]
 
 # Elements of a tile on the CPU, where its buffers should fit in a core's cache, and elsewhere; and
 # the longest stretch of components in a tile.
-TILE_ON_CPU = 2**17
+TILE_ON_CPU = 2**18
 TILE_ELSEWHERE = 2**22
-LONGEST = 2**14
+LONGEST = 2**11
 
 
 def log_sum(

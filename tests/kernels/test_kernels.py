@@ -15,14 +15,14 @@ from tolerances import TOLERANCES, assert_close
 # (M, K, D), with odd sizes, more points than components, and the reverse.
 SHAPES = [(1, 1, 1), (1, 3, 2), (5, 5, 3), (17, 33, 7), (33, 17, 4), (64, 64, 10)]
 KEEPS = ["all", "own", "others"]
-TILES = [1, 100, 2**17]  # elements: a row each, several rows, and everything at once
+TILES = [1, 100, 2**18]  # elements: a row each, several rows, and everything at once
 GRADIENT_ERROR = {torch.float64: 1e-12, torch.float32: 1e-5}  # norm-wise
 
 
 @pytest.fixture(params=TILES)
 def tiles(request, monkeypatch):
     monkeypatch.setattr(blocked, "TILE_ON_CPU", request.param)
-    monkeypatch.setattr(onepass, "AT_ONCE", 0 if request.param < 2**17 else 2**15)
+    monkeypatch.setattr(onepass, "AT_ONCE", 0 if request.param < 2**18 else 2**15)
     if request.param == 1:
         monkeypatch.setattr(blocked, "LONGEST", 4)
 
