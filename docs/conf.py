@@ -10,17 +10,18 @@ release = version = version_of("tcdecomp")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+# Python files, and tables that a page includes.
+exclude_patterns = ["_build", "demo", "benchmarks"]
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 80
 napoleon_google_docstring = False
 # Types are prose ("Tensor, shape (M, D)"), which fields of Sphinx's own would take for names.
 napoleon_use_param = False
@@ -29,9 +30,6 @@ napoleon_custom_sections = [
     (section, "params_style") for section in ("Attributes", "Raises", "Warns", "Shape")
 ]
 
-# References to other projects resolve only where their inventories can be reached.
-intersphinx_mapping = {}
-nitpick_ignore_regex = [(r"py:.*", r"(torch|numpy|pandas|pluggy|np|nn|L|pl)\..*")]
-
+smartquotes_action = "De"  # dashes and ellipses: quotes may be code
 html_theme = "furo"
 html_title = "tcdecomp"

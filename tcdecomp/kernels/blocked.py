@@ -159,10 +159,10 @@ def transposed(t: Tensor) -> Tensor:
     return t.T.contiguous()
 
 
-def tiles(z: Tensor, mu: Tensor, logvar: Tensor, longest: int = LONGEST) -> Iterator[Tile]:
+def tiles(z: Tensor, mu: Tensor, logvar: Tensor, *, whole_rows: bool = False) -> Iterator[Tile]:
     """Cut M points against K components into tiles, all of them on the same buffers."""
     (size, dim), components = z.shape, mu.shape[0]
-    length = min(components, longest)
+    length = components if whole_rows else min(components, LONGEST)
     elements = TILE_ON_CPU if z.device.type == "cpu" else TILE_ELSEWHERE
     points = max(1, min(size, elements // (dim * length)))
     half = -0.5 * transposed(logvar)[:, None, :]

@@ -49,7 +49,7 @@ def _in_tiles(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     gradients = Gradients.like(z, mu)
     value = z.new_zeros(())
-    for tile in tiles(z, mu, logvar, longest=z.shape[0]):
+    for tile in tiles(z, mu, logvar, whole_rows=True):
         tile.fill()
         tile.logs.diagonal(tile.rows.start, 1, 2).add_(log_ratio)
         value += factors @ tile.log_sum().sum(1)
