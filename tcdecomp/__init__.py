@@ -1,5 +1,6 @@
 """See, steer and measure what the KL term of a variational autoencoder does."""
 
+from tcdecomp import presets as presets
 from tcdecomp.dataset import decompose_dataset
 from tcdecomp.decomposition import decompose
 from tcdecomp.hooks import hookimpl

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, SupportsIndex, get_args
 
 import torch
 from torch import Tensor
 
+from tcdecomp.autocast import no_autocast
 from tcdecomp.components import Components
 from tcdecomp.estimators import Estimator, resolve
 from tcdecomp.kernels import Kernel, log_sums
@@ -65,7 +65,8 @@ class Batch:
         if validate and not torch.compiler.is_compiling():
             posterior.check_values()
         self.posterior = posterior.in_working_precision()
-        self.prior = factors_of(prior, self.posterior)
+        with no_autocast(self.posterior.z.device):
+            self.prior = factors_of(prior, self.posterior)
         self.kl_form = kl
         self.reduction = reduction
         self.kernel = kernel
@@ -73,7 +74,7 @@ class Batch:
     def terms(self) -> Terms:
         """Return the three terms and the closed-form KL, reduced."""
         z, mu, logvar = self.posterior.z, self.posterior.mu, self.posterior.logvar
-        with _no_autocast(z.device):
+        with no_autocast(z.device):
             sums = log_sums(z, Components(mu, logvar), kernel=self.kernel)
             log_qz, log_qz_j = log_mixture(sums, *self.weights)
             log_product = log_qz_j.sum(1)
@@ -94,7 +95,7 @@ class Batch:
         estimates = not alpha == beta == gamma
         if estimates and self.reduction != "mean":
             return self.terms().weigh(alpha, beta, gamma)
-        with _no_autocast(self.posterior.z.device):
+        with no_autocast(self.posterior.z.device):
             loss = gamma * _REDUCE[self.reduction](self._kl())
             if alpha != gamma:
                 loss = loss + (alpha - gamma) * self._log_posterior().mean()
@@ -145,10 +146,3 @@ def checked_size(dataset_size: SupportsIndex, batch_size: int = 1) -> int:
             f"dataset_size must be {what}, at least the batch size M = {batch_size}; got {size}"
         )
     return size
-
-
-def _no_autocast(device: torch.device) -> AbstractContextManager[object]:
-    # torch.compile cannot ask, and knows no device without autocast.
-    if torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()

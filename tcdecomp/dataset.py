@@ -12,9 +12,10 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
+from tcdecomp.autocast import no_autocast
 from tcdecomp.components import Components
 from tcdecomp.kernels import log_sum
-from tcdecomp.posterior import Posterior, check_finite, log_normal
+from tcdecomp.posterior import LOG_2PI, Posterior, check_finite, check_tensors, log_normal
 from tcdecomp.priors import Prior, closed_form_kl, factors_of, log_prior
 from tcdecomp.quadrature import mean_log_marginals
 from tcdecomp.terms import Terms
@@ -22,7 +23,7 @@ from tcdecomp.terms import Terms
 __all__ = ["DatasetTerms", "decompose_dataset"]
 
 POINTS = 1024  # samples between two steps of the progress bar
-FEWEST = 16  # samples from which a standard error can be told
+FEWEST = 100  # samples from which a standard error can be told
 
 
 class DatasetTerms(NamedTuple):
@@ -62,14 +63,16 @@ def decompose_dataset(
 ) -> DatasetTerms:
     r"""Evaluate the three terms over a data set from all its posteriors.
 
-    No minibatch stands for the data set: the mixture is the whole of it, so that the terms have no
-    bias, and their standard error is told. Memory is linear in N; the time is that of
-    N * num_samples * D exponentials, with a progress bar if it is long.
+    No minibatch stands for the data set: the mixture is the whole of it, so that the terms lack
+    the estimators' bias, and their standard error is told. Memory is linear in N; the time is that
+    of N * num_samples * D exponentials, with a progress bar if it is long.
 
     Of the four mean log-densities that the terms are made of, those of q(z|n) and p(z) are known
     in closed form and that of the marginals by quadrature. Only that of q(z) is sampled, with the
-    known ones as regression control variates. The dimension-wise KL is then exact, and the three
-    terms sum to the closed-form KL.
+    others as regression control variates, at a bias of the order 1 / num_samples. The
+    dimension-wise KL is then exact, and the three terms sum to the closed-form KL. (Where the
+    standard deviations within a dimension are too far apart for quadrature, that mean is sampled
+    too.)
 
     Parameters
     ----------
@@ -77,7 +80,7 @@ def decompose_dataset(
         Means and log-variances of all N items' posteriors, on the device that is to do the work.
         Half precision is raised to float32.
     num_samples : int
-        Samples z in total, at least 16: each item is drawn equally often, up to one.
+        Samples z in total, at least 100: each item is drawn equally often, up to one.
     generator : torch.Generator, optional
         Source of the samples, on the device of ``mu``; None takes torch's global one.
     prior : Distribution or callable, optional
@@ -111,19 +114,20 @@ def decompose_dataset(
     True
     """
     samples = _checked_samples(num_samples)
-    data = Posterior(mu, mu, logvar).in_working_precision()
-    check_finite("mu", data.mu)
-    check_finite("logvar", data.logvar)
-    factors = factors_of(prior, data)
-    with torch.no_grad():
-        densities = torch.cat(
-            [
-                _log_densities(data, items, factors, generator)
-                for items in _progress(_items(data, samples, generator))
-            ]
-        )
-        known = _known_means(data, closed_form_kl(factors, data))
-    return _estimate(densities, known)
+    check_tensors(mu=mu, logvar=logvar)
+    check_finite("mu", mu)
+    check_finite("logvar", logvar)
+    data = Posterior(mu, mu, logvar).detach().in_working_precision()
+    with torch.no_grad(), no_autocast(mu.device):
+        factors = factors_of(prior, data)
+        kl = closed_form_kl(factors, data)
+        log_product = mean_log_marginals(data.mu, data.logvar)
+        chunks = [
+            _log_densities(data, kl, items, factors, generator)
+            for items in _progress(_items(data, samples, generator))
+        ]
+    known = None if log_product is None else log_product.sum().cpu()
+    return _estimate(torch.cat(chunks), _entropies(data).double().mean().cpu(), kl, known)
 
 
 def _checked_samples(num_samples: SupportsIndex) -> int:
@@ -155,47 +159,72 @@ def _progress(chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
     return iter(tqdm(chunks, "decompose_dataset", delay=2, disable=None, leave=False))
 
 
+def _entropies(data: Posterior) -> Tensor:
+    """Return the entropy of each q(z|n), shape (N,)."""
+    return 0.5 * (data.logvar + LOG_2PI + 1).sum(1)
+
+
 def _log_densities(
-    data: Posterior, items: Tensor, factors: Distribution | None, generator: Generator | None
+    data: Posterior,
+    kl: Tensor,
+    items: Tensor,
+    factors: Distribution | None,
+    generator: Generator | None,
 ) -> Tensor:
-    """Return log q(z|n), log q(z), sum_j log q(z_j) and log p(z) at new z, shape (S, 4)."""
+    """Return log q(z), sum_j log q(z_j) and two controls at new z, shape (S, 4).
+
+    The controls are log q(z|n) and log p(z), less their known means for the item that z is drawn
+    from: their mean is 0 whichever items are drawn.
+    """
     own = Posterior(data.mu[items], data.mu[items], data.logvar[items]).sample(generator=generator)
     log_size = math.log(data.mu.shape[0])
     joint, marginals = log_sum(own.z, Components(data.mu, data.logvar), keep="all")
+    entropies = _entropies(own)
     columns = (
-        log_normal(own.z, own.mu, own.logvar).sum(1),
         joint - log_size,
         (marginals - log_size).sum(1),
-        log_prior(factors, own.z),
+        log_normal(own.z, own.mu, own.logvar).sum(1) + entropies,
+        log_prior(factors, own.z) + entropies + kl[items],
     )
-    return torch.stack(columns, 1).double().cpu()
+    return torch.stack(columns, 1).cpu().double()
 
 
-def _known_means(data: Posterior, kl: Tensor) -> Tensor:
-    """Return the means of the four over the data set, NaN where only samples can tell."""
-    entropy = 0.5 * (data.logvar.double() + math.log(2 * math.pi) + 1).sum(1).mean()
-    marginals = mean_log_marginals(data.mu, data.logvar)
-    unknown = torch.full_like(entropy, math.nan)
-    product = unknown if marginals is None else marginals.sum()
-    return torch.stack([-entropy, unknown, product, -entropy - kl.double().mean()]).cpu()
-
-
-def _estimate(densities: Tensor, known: Tensor) -> DatasetTerms:
-    """Regress each term on the log-densities of known mean, and shift it to where they lie."""
-    count = densities.shape[0]
-    differences = densities[:, :-1] - densities[:, 1:]  # MI, TC, DWKL
-    controls = densities[:, known.isfinite()]
-    centred = controls - controls.mean(0)
-    # Controls may coincide (one item, one dimension); of LAPACK's drivers gelsd minds it least.
-    slopes = torch.linalg.lstsq(centred, differences - differences.mean(0), driver="gelsd").solution
-    shift = (known[known.isfinite()] - controls.mean(0)) @ slopes
-    residuals = differences - differences.mean(0) - centred @ slopes
-    degrees = max(1, count - 1 - controls.shape[1])
-    error = (residuals.square().sum(0) / degrees / count).sqrt()
-    kl = known[0] - known[3]
-    terms, errors = (differences.mean(0) + shift).unbind(), error.unbind()
+def _estimate(
+    densities: Tensor, entropy: Tensor, kl: Tensor, log_product: Tensor | None
+) -> DatasetTerms:
+    """Put the terms together from the means of log q(z) and of the marginals' log-densities."""
+    joint, marginals, *controls = densities.unbind(1)
+    mean_kl = kl.cpu().double().mean()
+    # The differences of log-densities that TC and the dimension-wise KL are.
+    tc, dimension_wise = joint - marginals, marginals + entropy + mean_kl
+    if log_product is not None:
+        controls.append(marginals - log_product)
+    tc, tc_error = _regressed(tc, torch.stack(controls, 1))
+    if log_product is None:
+        dimension_wise, dimension_wise_error = _regressed(dimension_wise, torch.stack(controls, 1))
+        mi_error = _regressed(joint, torch.stack(controls, 1))[1]
+    else:
+        dimension_wise = log_product + entropy + mean_kl
+        dimension_wise_error, mi_error = torch.zeros_like(tc_error), tc_error
     return DatasetTerms(
-        Terms(terms[0], terms[1], terms[2], kl),
-        Terms(errors[0], errors[1], errors[2], torch.zeros_like(kl)),
-        count,
+        Terms(mean_kl - tc - dimension_wise, tc, dimension_wise, mean_kl),
+        Terms(mi_error, tc_error, dimension_wise_error, torch.zeros_like(tc_error)),
+        len(densities),
     )
+
+
+def _regressed(values: Tensor, controls: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of values where the controls have mean 0, and its standard error.
+
+    Ordinary least squares; the error has the leverage of that point in it, so that a sample whose
+    controls lie far from 0 says so.
+    """
+    centre = controls.mean(0)
+    # Controls may coincide (one item, one dimension): the pseudo-inverse minds it least.
+    inverse = torch.linalg.pinv(controls - centre)
+    slopes = inverse @ (values - values.mean())
+    residuals = values - values.mean() - (controls - centre) @ slopes
+    degrees = len(values) - 1 - controls.shape[1]
+    leverage = 1 / len(values) + (centre @ inverse).square().sum()
+    error = (residuals.square().sum() / degrees * leverage).sqrt()
+    return values.mean() - centre @ slopes, error

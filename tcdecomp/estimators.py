@@ -82,10 +82,10 @@ def resolve(estimator: str | Estimator) -> Estimator:
 def _checked(estimator: Estimator) -> Estimator:
     def checked(others: int, dataset_size: int) -> tuple[float, float]:
         weights = estimator(others, dataset_size)
-        if not _are_weights(weights):
+        if not _are_weights(weights) or (others == 0 and weights[0] == 0):
             raise ValueError(
-                "estimator must return two finite weights (own, other) >= 0, not both 0; "
-                f"got {weights!r}"
+                "estimator must return two finite weights (own, other) >= 0, not both 0, and own "
+                f"> 0 where there is no other; got {weights!r} for {others} others"
             )
         return weights
 

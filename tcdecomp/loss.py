@@ -33,7 +33,9 @@ class TCDecomposition(nn.Module):
     alpha, beta, gamma : float
         Weights of index-code MI, total correlation and dimension-wise KL. beta-TCVAE:
         ``beta > 1`` alone. A negative alpha rewards mutual information; beta and gamma are at
-        least 0. They are plain attributes, which a schedule may set at any step.
+        least 0. They are plain attributes, which a schedule may set at any step. (torch.compile
+        compiles a module anew for each value of an attribute: with a schedule, compile
+        :meth:`decompose` and weigh its terms outside.)
     estimator : {"mss", "mws", "inclusive"} or callable
         How a batch stands for the data set; see :mod:`tcdecomp.estimators`.
     kl : {"closed", "sampled"}
@@ -48,7 +50,8 @@ class TCDecomposition(nn.Module):
         so on the CPU only: on an accelerator the look would stall every step. Under
         ``torch.compile`` there is none.
     kernel : {"auto", "dense", "lean"}
-        As in :func:`tcdecomp.decompose`.
+        As in :func:`tcdecomp.decompose`; with reduction "mean", "auto" is lean at any size. Nested
+        transforms of torch.func need "dense", and vmap needs ``validate=False``.
 
     Raises
     ------
@@ -180,6 +183,6 @@ class TCDecomposition(nn.Module):
             weight = getattr(self, name)
             if isinstance(weight, bool) or not isinstance(weight, Real):
                 raise TypeError(f"{name} must be a number; got {type(weight).__name__}")
-            if not (math.isfinite(weight) and float(weight) >= low):
+            if not (-math.inf < float(weight) < math.inf and float(weight) >= low):
                 expected = "finite" if name == "alpha" else "finite and at least 0"
                 raise ValueError(f"{name} must be {expected}; got {weight}")

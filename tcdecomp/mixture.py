@@ -46,7 +46,9 @@ def mean_log_mixture(
     """
     z, mu, logvar = posterior.z, posterior.mu, posterior.logvar
     trained = torch.is_grad_enabled() and any(t.requires_grad for t in (z, mu, logvar))
-    if not trained or kernel == "dense" or operators.triton_serves(z) or 0 in weights:
+    one_pass = trained and kernel != "dense" and 0 not in weights
+    # torch.compile cannot look into the one-pass kernel, and Triton has none.
+    if not one_pass or torch.compiler.is_compiling() or operators.triton_serves(z):
         sums = log_sums(z, Components(mu, logvar), kernel=kernel)
         log_qz, log_qz_j = log_mixture(sums, *weights)
         return joint * log_qz.mean() + marginal * log_qz_j.sum(1).mean()

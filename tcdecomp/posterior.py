@@ -20,6 +20,32 @@ def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     return -0.5 * ((z - mu).square() * (-logvar).exp() + logvar + LOG_2PI)
 
 
+def check_tensors(**tensors: Tensor) -> None:
+    """Refuse what does not go together as one batch; the errors name the arguments.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :class:`Posterior` says.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor; got {type(tensor).__name__}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must have a floating-point dtype; got {tensor.dtype}")
+    *most, last = tensors
+    names = f"{', '.join(most)} and {last}"
+    shapes = [tuple(tensor.shape) for tensor in tensors.values()]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 2:
+        got = ", ".join(map(str, shapes))
+        raise ValueError(f"{names} must share one shape (M, D); got {got}")
+    if 0 in shapes[0]:
+        raise ValueError(f"{names} must not be empty; got shape {shapes[0]}")
+    devices = [tensor.device for tensor in tensors.values()]
+    if len(set(devices)) > 1:
+        raise ValueError(f"{names} must be on one device; got {', '.join(map(str, devices))}")
+
+
 def check_finite(name: str, tensor: Tensor) -> None:
     """Raise a ValueError that names the first value of an (M, D) tensor that is not finite."""
     finite = tensor.isfinite()
@@ -67,22 +93,7 @@ class Posterior:
     logvar: Tensor
 
     def __post_init__(self) -> None:
-        named = {"z": self.z, "mu": self.mu, "logvar": self.logvar}
-        for name, tensor in named.items():
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"{name} must be a torch.Tensor; got {type(tensor).__name__}")
-            if not tensor.is_floating_point():
-                raise TypeError(f"{name} must have a floating-point dtype; got {tensor.dtype}")
-        shapes = [tuple(tensor.shape) for tensor in named.values()]
-        if len(set(shapes)) > 1 or len(shapes[0]) != 2:
-            got = ", ".join(map(str, shapes))
-            raise ValueError(f"z, mu and logvar must share one shape (M, D); got {got}")
-        if 0 in shapes[0]:
-            raise ValueError(f"z, mu and logvar must not be empty; got shape {shapes[0]}")
-        devices = [tensor.device for tensor in named.values()]
-        if len(set(devices)) > 1:
-            got = ", ".join(map(str, devices))
-            raise ValueError(f"z, mu and logvar must be on one device; got {got}")
+        check_tensors(z=self.z, mu=self.mu, logvar=self.logvar)
 
     @classmethod
     def from_moments(
@@ -97,7 +108,7 @@ class Posterior:
         generator : torch.Generator, optional
             Source of the noise, on the device of ``mu``; None takes torch's global one.
         """
-        # The means stand in for z, so that the moments are checked before anything is drawn.
+        check_tensors(mu=mu, logvar=logvar)
         return cls(mu, mu, logvar).sample(generator=generator)
 
     @classmethod
@@ -177,8 +188,13 @@ class Posterior:
         """
         for name, tensor in (("z", self.z), ("mu", self.mu), ("logvar", self.logvar)):
             check_finite(name, tensor)
-        if torch.equal(self.z, self.mu.to(self.z.dtype)):
+        if torch.equal(self.z, self.mu.to(self.z.dtype)) and self._noise_is_visible():
             raise ValueError(
                 "z must be a sample from N(mu, exp(logvar)); got z equal to mu, as a VAE in eval "
                 "mode returns it. Draw one with Posterior(z, mu, logvar).sample()"
             )
+
+    def _noise_is_visible(self) -> bool:
+        """Tell whether a sample in z's dtype can be told from the mean."""
+        resolution = torch.finfo(self.z.dtype).eps * self.mu.abs()
+        return bool(((0.5 * self.logvar).exp() > resolution).any())

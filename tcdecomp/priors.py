@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal, kl_divergence
+from torch.distributions import Distribution, Independent, Normal, constraints, kl_divergence
 
 from tcdecomp.posterior import Posterior, log_normal
 
@@ -31,14 +31,15 @@ def check_prior(prior: Prior) -> None:
 
 
 def factors_of(prior: Prior, posterior: Posterior) -> Distribution | None:
-    """Return the prior's one-dimensional factors, of batch shape (), (1,) or (D,).
+    """Return the prior's one-dimensional factors, of batch shape (), (1,), (D,) or (1, D).
 
     Raises
     ------
     TypeError
         If a callable returned something else than a Distribution.
     ValueError
-        If the prior does not factorise over D dimensions, or lies on another device.
+        If the prior does not factorise over D dimensions, is not a density on the real numbers,
+        lies on another device or has parameters of half precision.
     """
     check_prior(prior)
     if prior is None:
@@ -56,18 +57,41 @@ def factors_of(prior: Prior, posterior: Posterior) -> Distribution | None:
 
 def _check_factors(factors: Distribution, posterior: Posterior) -> None:
     dim = posterior.z.shape[1]
-    if factors.event_shape or tuple(factors.batch_shape) not in {(), (1,), (dim,)}:
+    if factors.event_shape or tuple(factors.batch_shape) not in {(), (1,), (dim,), (1, dim)}:
         raise ValueError(
             f"prior must factorise over the D = {dim} latent dimensions, like Normal with batch "
             f"shape ({dim},); got {type(factors).__name__} with batch shape "
             f"{tuple(factors.batch_shape)} and event shape {tuple(factors.event_shape)}"
         )
+    if not _covers_the_line(factors):
+        raise ValueError(
+            f"prior must have a density on all real numbers, as z has; got {type(factors).__name__}"
+        )
     for parameter in vars(factors).values():
-        if isinstance(parameter, Tensor) and parameter.device != posterior.z.device:
-            raise ValueError(
-                f"prior must be on the device of z, {posterior.z.device}; got {parameter.device}. "
-                "A module that returns the prior follows .to(device)"
-            )
+        if isinstance(parameter, Tensor) and parameter.dim() and parameter.is_floating_point():
+            _check_parameter(parameter, posterior)
+
+
+def _check_parameter(parameter: Tensor, posterior: Posterior) -> None:
+    if parameter.device != posterior.z.device:
+        raise ValueError(
+            f"prior must be on the device of z, {posterior.z.device}; got {parameter.device}. "
+            "A module that returns the prior follows .to(device)"
+        )
+    if parameter.dtype.itemsize < 4:
+        raise ValueError(
+            f"prior must have parameters of float32 or float64; got {parameter.dtype}. A module "
+            "that returns the prior can raise them there"
+        )
+
+
+def _covers_the_line(factors: Distribution) -> bool:
+    try:
+        support = factors.support
+    except NotImplementedError:
+        return True  # the distribution does not say
+    support = getattr(support, "base_constraint", support)  # a mixture's
+    return support is None or isinstance(support, type(constraints.real))
 
 
 def log_prior(factors: Distribution | None, z: Tensor) -> Tensor:
@@ -75,7 +99,7 @@ def log_prior(factors: Distribution | None, z: Tensor) -> Tensor:
     if factors is None:
         zero = z.new_zeros(())
         return log_normal(z, zero, zero).sum(1)
-    return factors.log_prob(z).sum(1)
+    return factors.log_prob(z).sum(1).to(z.dtype)
 
 
 def closed_form_kl(factors: Distribution | None, posterior: Posterior) -> Tensor:
@@ -92,9 +116,10 @@ def closed_form_kl(factors: Distribution | None, posterior: Posterior) -> Tensor
         return 0.5 * (mu.square() + torch.expm1(logvar) - logvar).sum(1)
     normal = Normal(mu, (0.5 * logvar).exp(), validate_args=False)
     try:
-        return kl_divergence(normal, factors).sum(1)
+        return kl_divergence(normal, factors).sum(1).to(mu.dtype)
     except NotImplementedError:
         raise ValueError(
             "prior must have a closed-form KL from a Normal in torch.distributions when "
-            f'kl="closed"; {type(factors).__name__} has none. Use kl="sampled"'
+            f'kl="closed"; {type(factors).__name__} has none. decompose and TCDecomposition take '
+            'kl="sampled"'
         ) from None

@@ -36,6 +36,8 @@ def mean_log_marginals(mu: Tensor, logvar: Tensor) -> Tensor | None:
         serves them all.
     """
     results = []
+    if mu.device.type == "mps":  # which has no float64
+        mu, logvar = mu.cpu(), logvar.cpu()
     for centres, std in zip(mu.double().T, (0.5 * logvar.double()).exp().T, strict=True):
         density = _tabulated(centres, std)
         if density is None:
@@ -57,7 +59,10 @@ def _tabulated(centres: Tensor, std: Tensor) -> Tensor | None:
     centres, std = centres[order], std[order]
     start = 0
     while start < len(std):
-        stop = min(len(std), start + max(1, int(CHUNK * step / (2 * REACH * std[start].item()))))
+        # The widest of a chunk sets the length of all its stretches: at most twice the narrowest.
+        widest = 2 * std[start]
+        alike = int(torch.searchsorted(std, widest, right=True))
+        stop = min(alike, start + max(1, int(CHUNK * step / (2 * REACH * widest.item()))))
         _add(density, centres[start:stop], std[start:stop], low, step)
         start = stop
     return density / len(std)

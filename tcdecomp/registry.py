@@ -161,7 +161,8 @@ def _manager_of(plugin: object, name: str) -> PluginManager:
 def _advice(hook: str, kind: type, packages: Sequence[str]) -> str:
     managers = (*_by_hand, *_adapters.values())
     loaded = [str(name) for manager in managers for name, _ in manager.list_name_plugin()]
-    served = ", ".join(repr(name) for name in packages if name not in ("__main__", "builtins"))
+    taken = {"__main__", "builtins", *_claims()}
+    served = ", ".join(repr(name) for name in packages if name not in taken)
     return (
         f"no plugin implements {hook} for a model of type {kind.__module__}.{kind.__qualname__}. "
         "Either (1) call criterion(z, mu, logvar, dataset_size) in your own training loop; "

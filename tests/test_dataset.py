@@ -60,21 +60,49 @@ def test_standard_errors_are_what_repetition_shows():
         assert abs(values.mean() - getattr(exact, name)) < 4 * values.std() / math.sqrt(200) + 2e-3
 
 
+def with_an_outlier():
+    """One item far from all others, which a sample of a fraction of the items rarely draws."""
+    mu, logvar = data_set(2, 400, 3)
+    mu[0] *= 50
+    return mu, torch.full_like(logvar, -2.0)
+
+
+def with_rare_sharp_items():
+    mu, logvar = data_set(3, 400, 2)
+    logvar = torch.zeros_like(logvar)
+    logvar[:12] = -8.0
+    return mu, logvar
+
+
+@pytest.mark.parametrize("make", [with_an_outlier, with_rare_sharp_items])
+def test_rare_items_do_not_upset_the_terms_nor_their_errors(make):
+    mu, logvar = make()
+    exact = decompose_dataset(mu, logvar, num_samples=100_000, generator=generator(9)).terms
+    results = [
+        decompose_dataset(mu, logvar, num_samples=150, generator=generator(seed))
+        for seed in range(100)
+    ]
+    off = torch.stack([r.terms.total_correlation - exact.total_correlation for r in results])
+    told = torch.stack([r.standard_error.total_correlation for r in results])
+    assert off.abs().max() < 0.5
+    assert (off.abs() < 2.5 * told).double().mean() > 0.85
+
+
 @given(seed=st.integers(0, 2**31), size=st.integers(1, 30), dim=st.integers(1, 4))
 def test_terms_sum_to_the_closed_form_kl(seed, size, dim):
     mu, logvar = data_set(seed, size, dim)
-    terms, error, count = decompose_dataset(mu, logvar, num_samples=64, generator=generator(seed))
+    terms, error, count = decompose_dataset(mu, logvar, num_samples=128, generator=generator(seed))
     assert_close(terms.sampled_kl, terms.kl)
     assert_close(terms.kl, decompose(mu + 1, mu, logvar, size).kl)
     assert error.kl == 0
-    assert count == 64
+    assert count == 128
 
 
 @given(seed=st.integers(0, 2**31), size=st.integers(1, 30))
 def test_the_dimension_wise_kl_is_exact(seed, size):
     mu, logvar = data_set(seed, size, 2)
     one, two = (
-        decompose_dataset(mu, logvar, num_samples=32, generator=generator(s)) for s in (1, 2)
+        decompose_dataset(mu, logvar, num_samples=100, generator=generator(s)) for s in (1, 2)
     )
     assert abs(one.terms.dimension_wise_kl - two.terms.dimension_wise_kl) < 1e-8
     assert one.standard_error.dimension_wise_kl < 1e-8
@@ -83,7 +111,7 @@ def test_the_dimension_wise_kl_is_exact(seed, size):
 @given(problem=separated())
 def test_far_apart_posteriors(problem):
     _, mu, logvar, dim = problem
-    terms, error, _ = decompose_dataset(mu, logvar, num_samples=32, generator=generator())
+    terms, error, _ = decompose_dataset(mu, logvar, num_samples=100, generator=generator())
     assert abs(terms.index_code_mi - math.log(len(mu))) < 1e-7
     assert abs(terms.total_correlation - (dim - 1) * math.log(len(mu))) < 1e-7
     assert error.index_code_mi < 1e-7
@@ -92,7 +120,7 @@ def test_far_apart_posteriors(problem):
 @given(problem=grids())
 def test_full_grid_has_no_total_correlation(problem):
     _, mu, logvar = problem
-    terms, _, _ = decompose_dataset(mu, logvar, num_samples=32, generator=generator())
+    terms, _, _ = decompose_dataset(mu, logvar, num_samples=100, generator=generator())
     assert abs(terms.total_correlation) < 1e-7
 
 
@@ -117,6 +145,23 @@ def test_quadrature_in_chunks_is_the_same(monkeypatch):
     assert_close(mean_log_marginals(mu, logvar), whole)
 
 
+def test_collapsed_items_beside_sharp_ones_take_no_more_memory(monkeypatch):
+    """A stretch is as long as the widest of its chunk needs: chunks are of alike widths."""
+    largest = []
+    original = quadrature._add
+
+    def recorded(density, centres, std, low, step):
+        largest.append(len(std) * 2 * quadrature.REACH * std.max().item() / step)
+        original(density, centres, std, low, step)
+
+    monkeypatch.setattr(quadrature, "_add", recorded)
+    mu, _ = data_set(4, 2000, 1)
+    logvar = torch.full_like(mu, -9.0)
+    logvar[::4] = 0.0
+    assert mean_log_marginals(mu, logvar) is not None
+    assert max(largest) <= quadrature.CHUNK
+
+
 def test_without_one_grid_for_all_the_marginals_are_sampled():
     mu, logvar = data_set(3, 60, 2)
     logvar[0] = -60.0
@@ -134,9 +179,9 @@ def test_without_one_grid_for_all_the_marginals_are_sampled():
 
 def test_half_precision_and_gradients_of_the_input_do_no_harm():
     mu, logvar = (t.bfloat16().requires_grad_() for t in data_set(4, 50, 2))
-    result = decompose_dataset(mu, logvar, num_samples=64, generator=generator())
+    result = decompose_dataset(mu, logvar, num_samples=128, generator=generator())
     want = decompose_dataset(
-        mu.detach().float(), logvar.detach().float(), num_samples=64, generator=generator()
+        mu.detach().float(), logvar.detach().float(), num_samples=128, generator=generator()
     )
     for got, expected in zip(result.terms, want.terms, strict=True):
         assert_close(got, expected)
@@ -147,7 +192,7 @@ def test_a_generator_of_ones_own_leaves_the_global_one_alone():
     mu, logvar = data_set(5, 20, 2)
     before = torch.get_rng_state()
     one, two = (
-        decompose_dataset(mu, logvar, num_samples=32, generator=generator(3)) for _ in range(2)
+        decompose_dataset(mu, logvar, num_samples=100, generator=generator(3)) for _ in range(2)
     )
     assert torch.equal(torch.get_rng_state(), before)
     for got, expected in zip(one.terms, two.terms, strict=True):
@@ -155,7 +200,7 @@ def test_a_generator_of_ones_own_leaves_the_global_one_alone():
 
 
 def test_printing_shows_a_table():
-    result = decompose_dataset(*data_set(6, 20, 2), num_samples=32, generator=generator())
+    result = decompose_dataset(*data_set(6, 20, 2), num_samples=100, generator=generator())
     lines = str(result).splitlines()
     assert lines[0].split() == ["nats", "+-"]
     assert [line.split()[0] for line in lines[1:]] == [*TERMS, "kl"]
@@ -164,10 +209,21 @@ def test_printing_shows_a_table():
 
 MU, LOGVAR = data_set(7, 8, 3)
 CALLS = {
-    "shapes": ((MU, LOGVAR[:, :2]), {}, ValueError, "must share one shape (M, D)"),
+    "array": ((MU.numpy(), LOGVAR), {}, TypeError, "mu must be a torch.Tensor; got ndarray"),
+    "shapes": (
+        (MU, LOGVAR[:, :2]),
+        {},
+        ValueError,
+        "mu and logvar must share one shape (M, D); got (8, 3), (8, 2)",
+    ),
     "nan": ((MU * math.nan, LOGVAR), {}, ValueError, "mu must be finite; got nan at row 0"),
     "infinite": ((MU, LOGVAR + math.inf), {}, ValueError, "logvar must be finite; got inf"),
-    "few": ((MU, LOGVAR), {"num_samples": 3}, ValueError, "num_samples must be at least 16; got 3"),
+    "few": (
+        (MU, LOGVAR),
+        {"num_samples": 99},
+        ValueError,
+        "num_samples must be at least 100; got 99",
+    ),
     "float": ((MU, LOGVAR), {"num_samples": 1e4}, TypeError, "num_samples must be an int; got 100"),
     "bool": ((MU, LOGVAR), {"num_samples": True}, TypeError, "num_samples must be an int; got Tr"),
     "joint prior": (
@@ -194,7 +250,7 @@ def test_errors(case):
 
 def test_another_prior_changes_only_what_it_enters():
     standard, laplace = (
-        decompose_dataset(MU, LOGVAR, num_samples=64, generator=generator(), prior=prior).terms
+        decompose_dataset(MU, LOGVAR, num_samples=128, generator=generator(), prior=prior).terms
         for prior in (None, Laplace(torch.zeros(3).double(), 1.0))
     )
     assert abs(standard.index_code_mi - laplace.index_code_mi) < 0.1

@@ -6,8 +6,15 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch.distributions import (
+    Bernoulli,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    StudentT,
+    Uniform,
+)
 from torch.distributions import Categorical as Cat
-from torch.distributions import MixtureSameFamily, MultivariateNormal, Normal, StudentT
 
 from strategies import draw_posterior
 from tcdecomp import TCDecomposition, decompose
@@ -193,12 +200,27 @@ PRIORS = {
         MixtureSameFamily(Cat(torch.ones(3, 2)), TWO),
         ValueError,
         'closed-form KL from a Normal in torch.distributions when kl="closed"; MixtureSameFamily '
-        'has none. Use kl="sampled"',
+        'has none. decompose and TCDecomposition take kl="sampled"',
     ),
     "other device": (
         Normal(torch.zeros(3, device="meta"), torch.ones(3, device="meta"), validate_args=False),
         ValueError,
         "prior must be on the device of z, cpu; got meta",
+    ),
+    "bounded": (
+        Uniform(-1.0, 1.0),
+        ValueError,
+        "prior must have a density on all real numbers, as z has; got Uniform",
+    ),
+    "discrete": (
+        Bernoulli(torch.tensor(0.5)),
+        ValueError,
+        "prior must have a density on all real numbers, as z has; got Bernoulli",
+    ),
+    "half precision": (
+        Normal(torch.zeros(3).bfloat16(), torch.ones(3).bfloat16()),
+        ValueError,
+        "prior must have parameters of float32 or float64; got torch.bfloat16",
     ),
     "callable": (
         lambda: 3,
@@ -214,6 +236,16 @@ def test_priors(case, beta):
     prior, error, text = PRIORS[case]
     with pytest.raises(error, match=re.escape(text)):
         TCDecomposition(beta=beta, prior=prior)(Z, MU, LOGVAR, 100)
+
+
+def test_an_estimator_must_weigh_the_only_component():
+    with pytest.raises(ValueError, match=r"own > 0 where there is no other; got .* for 0 others"):
+        decompose(*ONE, 100, estimator=lambda others, size: (0.0, 1.0))
+
+
+def test_a_sample_that_its_dtype_rounds_to_the_mean_is_no_mean():
+    sharp = torch.full_like(MU, -20.0)
+    assert TCDecomposition(beta=6)(MU.bfloat16(), MU.bfloat16(), sharp, 100).isfinite()
 
 
 def test_heavy_tailed_prior_is_sampled():

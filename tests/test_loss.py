@@ -210,6 +210,25 @@ def test_a_compiled_loss_is_one_graph_and_the_same(beta):
             assert_close(traced[0].grad, plain[0].grad)
 
 
+@pytest.mark.parametrize("beta", [0.0, 6.0])
+def test_vmap_over_batches(beta):
+    criterion = TCDecomposition(beta=beta, validate=False)
+    stacked = [torch.stack([t, t.flip(0)]) for t in BATCH]
+    losses = torch.func.vmap(lambda *batch: criterion(*batch, 100))(*stacked)
+    for i in range(2):
+        assert_close(losses[i], criterion(*(t[i] for t in stacked), 100))
+
+
+def test_a_schedule_weighs_compiled_terms():
+    criterion = TCDecomposition()
+    terms_of = torch.compile(criterion.decompose, fullgraph=True, backend="aot_eager")
+    for step in range(20):  # more than torch compiles a function anew
+        criterion.beta = 1 + 0.25 * step
+        loss = criterion.weigh(terms_of(*(t.clone().requires_grad_() for t in BATCH), 100))
+        assert_close(loss, criterion(*BATCH, 100))
+        loss.backward()
+
+
 PRESETS = {
     "vae": (presets.vae(), (1, 1, 1)),
     "beta_vae": (presets.beta_vae(4), (4, 4, 4)),

@@ -107,6 +107,6 @@ def test_values(values, text):
 
 def test_moments_are_checked_before_anything_is_drawn():
     before = torch.get_rng_state()
-    with pytest.raises(ValueError, match="must share one shape"):
+    with pytest.raises(ValueError, match=r"^mu and logvar must share one shape"):
         Posterior.from_moments(MU, LOGVAR[:, :2])
     assert torch.equal(torch.get_rng_state(), before)

@@ -43,7 +43,7 @@ def mean_log_mixture(
     size, dim = z.shape
     threads = torch.get_num_threads() if size * size * dim > THREADED_ABOVE else 1
     columns = [mu.T, (-0.5 * logvar).exp().T, -0.5 * (logvar + LOG_2PI).T]
-    inputs = [t.contiguous().numpy() for t in (z, *columns)]
+    inputs = [t.contiguous().resolve_neg().numpy() for t in (z, *columns)]
     of_z = torch.empty_like(z, memory_format=torch.contiguous_format)
     of_columns = np.zeros((threads, 2, dim, size), F)
     scalars = F(log_own - log_other), F(joint / size), F(marginal / size)
@@ -66,6 +66,14 @@ def _in_threads(stretch: Callable[[int], float], threads: int) -> float:
         return stretch(0) + sum(future.result() for future in rest)
 
 
+def _cached_jit(function: Any) -> Any:
+    options = {"nogil": True, "fastmath": FAST}
+    try:
+        return njit(**options, cache=True)(function)
+    except RuntimeError:  # numba finds no folder that it may write to
+        return njit(**options)(function)
+
+
 @intrinsic
 def _as_float32(typing_context: Any, bits: Any) -> Any:
     """Reinterpret the bits of an int32."""
@@ -78,11 +86,12 @@ def _as_float32(typing_context: Any, bits: Any) -> Any:
 
 @njit(inline="always")
 def _exp(x: Any) -> Any:
-    """Return exp(x) for x <= 0 to float32's precision, and about 1e-38 below -87.
+    """Return exp(x) for x <= 0 to float32's precision, and 0 below -87.
 
     exp(x) = 2^n exp(r) with |r| <= log(2) / 2, and exp(r) by the Cephes library's polynomial: it
     has no branch, so that the compiler can do many at once.
     """
+    underflows = x < F(-87.0)
     x = max(x, F(-87.0))
     n = np.floor(x * F(1.44269504) + F(0.5))
     r = x - n * F(0.693359375) + n * F(2.12194440e-4)
@@ -93,7 +102,8 @@ def _exp(x: Any) -> Any:
     p = p * r + F(1.6666665459e-1)
     p = p * r + F(5.0000001201e-1)
     p = p * r * r + r + F(1.0)
-    return p * _as_float32((np.int32(n) + np.int32(127)) << np.int32(23))
+    p *= _as_float32((np.int32(n) + np.int32(127)) << np.int32(23))
+    return F(0.0) if underflows else p
 
 
 @njit(inline="always", fastmath=FAST)
@@ -112,7 +122,7 @@ def _weigh(logs: Any, factor: Any) -> Any:
     return top + math.log(total)
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@_cached_jit
 def _stretch(
     z: Any,
     mu: Any,

@@ -1,22 +1,26 @@
-"""The lean kernels as torch operators, opaque to torch.compile and torch.export.
+"""The lean kernels with their derivatives, for autograd, torch.func and torch.compile.
 
-``tcdecomp::log_sum`` is the blocked kernel, or Triton's for float32 on CUDA;
-``tcdecomp::mean_log_mixture`` the one-pass kernel, or for float32 on the CPU the compiled one, if
-numba is installed. Both differentiate twice: the second derivative
-goes through the dense kernel, in its memory; vmap calls them once for each entry. Forward-mode
-and nested torch.func derivatives need ``kernel="dense"``.
+The log-sum is the blocked kernel, or Triton's for float32 on CUDA: a torch operator,
+``tcdecomp::log_sum``, opaque to torch.compile and torch.export. The mean log-densities of the
+training loss are the one-pass kernel's, or for float32 on the CPU the compiled one's, if numba is
+installed. Further derivatives go through the dense kernel, in its memory; vmap takes the entries
+one by one. Forward-mode and nested torch.func derivatives need ``kernel="dense"``.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tcdecomp.autocast import no_autocast
 from tcdecomp.kernels import blocked, dense, onepass
 
 __all__ = [
@@ -24,35 +28,42 @@ __all__ = [
     "differentiable_mean_log_mixture",
     "log_sum",
     "log_sum_backward",
-    "mean_log_mixture",
     "triton_serves",
 ]
 
 
 def triton_serves(z: Tensor) -> bool:
     """Tell whether Triton's kernel is the one for this tensor."""
-    return z.device.type == "cuda" and z.dtype == torch.float32 and _is_installed("triton")
-
-
-@cache
-def _is_installed(package: str) -> bool:
-    return find_spec(package) is not None
+    nvidia = z.device.type == "cuda" and torch.version.hip is None
+    return nvidia and z.dtype == torch.float32 and _kernel("triton") is not None
 
 
 def _backend(z: Tensor) -> Any:
-    if triton_serves(z):
-        from tcdecomp.kernels import triton  # imports the triton package
-
-        return triton
-    return blocked
+    return _kernel("triton") if triton_serves(z) else blocked
 
 
 def _one_pass(z: Tensor) -> Any:
-    if z.device.type == "cpu" and z.dtype == torch.float32 and _is_installed("numba"):
-        from tcdecomp.kernels import compiled  # imports numba
-
-        return compiled
+    if z.device.type == "cpu" and z.dtype == torch.float32:
+        return _kernel("compiled") or onepass
     return onepass
+
+
+@cache
+def _kernel(name: str) -> ModuleType | None:
+    """Return a kernel that needs a package of its own, or None if that is not there."""
+    package = {"triton": "triton", "compiled": "numba"}[name]
+    if find_spec(package) is None:
+        return None
+    try:
+        return import_module(f"tcdecomp.kernels.{name}")
+    except Exception as error:
+        warnings.warn(
+            f"{package} is installed but cannot be used, so that a slower kernel serves: "
+            f"{type(error).__name__}: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
 
 
 def _log_sum(
@@ -81,9 +92,10 @@ def _log_sum_backward(
     keep: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of z, mu and logvar."""
-    of_z, of_mu, of_logvar = _backend(z).log_sum_backward(
-        grad, grad_j, joint, marginals, z, items, mu, logvar, component_items, keep
-    )
+    with no_autocast(z.device):
+        of_z, of_mu, of_logvar = _backend(z).log_sum_backward(
+            grad, grad_j, joint, marginals, z, items, mu, logvar, component_items, keep
+        )
     return of_z, of_mu, of_logvar
 
 
@@ -103,9 +115,9 @@ def _mean_log_mixture(
     return value, of_z, of_mu, of_logvar
 
 
-log_sum, log_sum_backward, mean_log_mixture = (
+log_sum, log_sum_backward = (
     torch.library.custom_op(f"tcdecomp::{function.__name__[1:]}", function, mutates_args=())
-    for function in (_log_sum, _log_sum_backward, _mean_log_mixture)
+    for function in (_log_sum, _log_sum_backward)
 )
 
 
@@ -126,11 +138,6 @@ def _(
     *_: object,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return z.new_empty(z.shape), mu.new_empty(mu.shape), mu.new_empty(mu.shape)
-
-
-@mean_log_mixture.register_fake
-def _(z: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return z.new_empty(()), z.new_empty(z.shape), z.new_empty(z.shape), z.new_empty(z.shape)
 
 
 def _save_log_sum(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -189,7 +196,6 @@ def _mean_gradient(
 
 
 log_sum.register_autograd(_log_sum_gradient, setup_context=_save_log_sum)
-mean_log_mixture.register_autograd(_mean_gradient, setup_context=_save_mean)
 
 
 class _LogSum(torch.autograd.Function):
@@ -249,8 +255,8 @@ def differentiable_log_sum(*inputs: Any) -> tuple[Tensor, Tensor]:
 
 
 def differentiable_mean_log_mixture(*inputs: Any) -> Tensor:
-    """Return the value of ``mean_log_mixture``, with the derivatives that the caller can have."""
-    function: Any = mean_log_mixture if torch.compiler.is_compiling() else _MeanLogMixture.apply
+    """Return the value of the one-pass kernel; torch.compile cannot take it."""
+    function: Any = _MeanLogMixture.apply
     value: Tensor = function(*inputs)[0]
     return value
 
@@ -274,6 +280,10 @@ def _pulled_back(
 ) -> tuple[Tensor, ...]:
     """Return the vector-Jacobian product of a function, differentiable if a graph is wanted."""
     create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        leaves = [t if t.requires_grad else t.detach().requires_grad_() for t in inputs]
+    with torch.enable_grad(), no_autocast(inputs[0].device):
+        # Views, so that derivatives end here: in the caller's graph z depends on mu and logvar.
+        leaves = [
+            t.view_as(t) if create_graph and t.requires_grad else t.detach().requires_grad_()
+            for t in inputs
+        ]
         return torch.autograd.grad(function(leaves), leaves, grads, create_graph=create_graph)

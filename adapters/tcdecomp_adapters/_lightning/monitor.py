@@ -11,6 +11,7 @@ from torch import Generator
 
 from tcdecomp import Posterior, TCDecomposition, encode
 from tcdecomp.attachment import Attachment
+from tcdecomp.plugins import NoAdapterError
 from tcdecomp_adapters._lightning.loaders import factors_of, size_of, validation_loaders
 from tcdecomp_adapters._lightning.step import check_reduction, left_posterior
 from tcdecomp_adapters._lightning.tally import Tally
@@ -166,8 +167,12 @@ def _known_size(loader: Any, index: int) -> int:
 def _encode_aside(module: Any, batch: Any, generator: Generator) -> Posterior:
     """Encode without a trace in torch's global generators, from which the model may draw."""
     devices = [module.device] if module.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        return encode(module, batch, generator=generator)
+    try:
+        with torch.random.fork_rng(devices):
+            return encode(module, batch, generator=generator)
+    except NoAdapterError as error:
+        error.add_note("TCMonitor takes what validation_step leaves in self.posterior, too")
+        raise
 
 
 def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
