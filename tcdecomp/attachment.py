@@ -42,16 +42,14 @@ class Attachment:
         What the model trains with.
     dataset_size : int
         N, the number of items of the training set.
-    keep_signature : bool
-        Whether readers of signatures see the original's, by ``__wrapped__``. Some frameworks read
-        it to decide what to pass; for others the replacement's own must show.
 
     Raises
     ------
     ValueError
         If the model already carries an attachment.
     TypeError
-        If the model cannot hold attributes of its own, or has no such method.
+        If the model cannot hold attributes of its own, or has no such method of its own: a wrapper
+        that passes the method on has not, and the wrapped model would not see the replacement.
 
     Examples
     --------
@@ -75,15 +73,12 @@ class Attachment:
         replacement: Callable[..., Any],
         criterion: TCDecomposition,
         dataset_size: int,
-        *,
-        keep_signature: bool = True,
     ) -> None:
         _check(model, method)
         self.model = model
         self.method = method
         self.dataset_size = dataset_size
         self._replacement = replacement
-        self._keep_signature = keep_signature
         self._previous: Callable[..., Any] | None = vars(model).get(method)
         setattr(model, _CRITERION, criterion)
         # Past a module's own __setattr__, which refuses the name of one of its submodules.
@@ -103,7 +98,10 @@ class Attachment:
     @property
     def original(self) -> Callable[..., Any]:
         """The method that was replaced, bound to the model."""
-        return self._previous or _class_attribute(self.model, self.method)
+        if self._previous is not None:
+            return self._previous
+        original: Callable[..., Any] = _class_attribute(self.model, self.method)
+        return original
 
     def detach(self) -> None:
         """Give the model its own method back, and take the criterion off it.
@@ -127,8 +125,6 @@ class Attachment:
 
     @property
     def __wrapped__(self) -> Callable[..., Any]:
-        if not self._keep_signature:
-            raise AttributeError("__wrapped__")
         function = getattr(self.original, "__func__", None)
         if function is None:
             return self.original
@@ -159,6 +155,16 @@ def _check(model: Any, method: str) -> None:
         raise ValueError(f"model must not carry an attachment; got {carried!r}. Detach it first")
     if not callable(getattr(model, method, None)):
         raise TypeError(f"model must have a method {method!r}; {name} has none")
+    if not _owns(model, method):
+        raise TypeError(
+            f"model must have a method {method!r} of its own; {name} passes on that of another "
+            "object: attach to the model that it wraps"
+        )
+
+
+def _owns(model: Any, name: str) -> bool:
+    places = (vars(model), vars(model).get("_modules", ()), *map(vars, type(model).__mro__))
+    return any(name in place for place in places)
 
 
 def _class_attribute(model: Any, name: str) -> Any:

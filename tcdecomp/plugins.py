@@ -96,7 +96,8 @@ def attach(model: Any, criterion: TCDecomposition, dataset_size: SupportsIndex) 
     NoAdapterError
         If no adapter serves the model.
     TypeError
-        If the criterion or the dataset size is not of its type.
+        If the criterion or the dataset size is not of its type, or the model is a wrapper that
+        passes on the method of another: attach to the model inside.
     ValueError
         If the dataset size is below 1, or the model carries an attachment already.
     ImportError

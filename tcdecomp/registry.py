@@ -44,8 +44,9 @@ def ask(hook: str, model: Any, **arguments: Any) -> Any:
         answer = getattr(manager.hook, hook)(model=model, **arguments)
         if answer is not None:
             return answer
+    error = NoAdapterError(_advice(hook, type(model), packages))
     _claims.cache_clear()  # an adapter installed upon this error is found the next time
-    raise NoAdapterError(_advice(hook, type(model), packages))
+    raise error
 
 
 def register(plugin: object) -> None:

@@ -27,14 +27,22 @@ class Prior(nn.Module):
         return Normal(self.loc, 1.0)
 
 
+class Noisy(TCDecomposition):
+    """Keeps the noise in the first latent of the last batch."""
+
+    def decompose(self, z, mu, logvar, dataset_size):
+        self.noise = ((z - mu) * (-0.5 * logvar).exp())[0, 0].item()
+        return super().decompose(z, mu, logvar, dataset_size)
+
+
 def floats(metrics):
     return {name: float(value) for name, value in metrics.items()}
 
 
 @torch.no_grad()
-def direct(model):
+def direct(model, size=SIZE):
     """Return the KL and the MIG of the whole set, as one process sees them."""
-    x, factors = data().tensors
+    x, factors = data(size).tensors
     mu, logvar = model.encoder(x)
     kl = kl_divergence(Normal(mu, (0.5 * logvar).exp()), model.criterion.prior())
     return {"kl": kl.sum(1).mean().item(), "mig": mig_score(mu, factors)}
@@ -42,7 +50,7 @@ def direct(model):
 
 def main(package, folder):
     pl = framework(package)
-    model = vae(pl, TCDecomposition(beta=6, prior=Prior()))
+    model = vae(pl, Noisy(beta=6, prior=Prior()))
     monitor = pl.TCMonitor(val_dataset_size=SIZE)
     options = {"strategy": "ddp", "devices": 2, "callbacks": [monitor]}
     trainer = pl.Trainer(**options)
@@ -55,6 +63,13 @@ def main(package, folder):
     trainer = pl.Trainer(**options, use_distributed_sampler=False, limit_val_batches=1)
     lopsided = trainer.validate(model, uneven, verbose=False)[0]
     result = {"fit": fitted, "whole": whole, "lopsided": floats(lopsided)}
+
+    # The sampler repeats an item, since one process would lack it.
+    odd = SIZE + 1
+    trainer = pl.Trainer(**options | {"callbacks": [pl.TCMonitor()]})
+    metrics = trainer.validate(model, loader(odd), verbose=False)[0]
+    result["odd"] = {"logged": floats(metrics), "whole": direct(model, odd)}
+    result["noise"] = model.criterion.noise
     result["weights"] = weights(model).tolist()
     Path(folder, f"{rank}.json").write_text(json.dumps(result))
     # Its threads, left running, can abort the interpreter's exit.

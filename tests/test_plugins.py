@@ -138,7 +138,7 @@ def test_a_generator_leaves_the_global_one_alone():
         (MU, TypeError, "Model must encode to .*: got Tensor"),
         ((MU, 3), TypeError, "Model must encode to .*: logvar must be a torch.Tensor; got int"),
         (Laplace(MU, 1.0), TypeError, "Model must encode to .*Normal.*; got Laplace"),
-        ((MU, LOGVAR[:2]), ValueError, r"Model must encode to .*\(M, D\); got \(4, 2\), \(4, 2\)"),
+        ((MU, LOGVAR[:2]), ValueError, r"Model must encode to .*\(M, D\); got \(4, 2\), \(2, 2\)"),
         ((MU[0], LOGVAR[0]), ValueError, r"Model must encode to .* share one shape \(M, D\); got"),
     ],
 )
@@ -193,11 +193,9 @@ def test_an_adapter_is_loaded_once(installed):
     installed("once-adapter", {"once_pkg": "once_adapter"}, once_adapter=adapter(1))
     model = model_of("once_pkg")()
     encode(model, None)
-    module = sys.modules["once_adapter"]
     sys.modules.pop("once_adapter")
     encode(model, None)
     assert "once_adapter" not in sys.modules
-    assert module is not None
 
 
 def test_an_adapter_of_another_package_is_neither_loaded_nor_asked(installed):
@@ -341,7 +339,7 @@ def test_no_adapter_says_what_to_do():
         assert part in message
     plugins.unregister(registry._by_hand[0].get_plugin("'Answering'"))
     with pytest.raises(
-        plugins.NoAdapterError, match=r"\('torch'\)\. Loaded: .*plain' of tcdecomp$"
+        plugins.NoAdapterError, match=r"the model's package\. Loaded: .*plain' of tcdecomp$"
     ):
         encode(nn.Identity(), None)
 

@@ -1,10 +1,13 @@
 """The contract kit: it passes sound adapters, and catches each way of being wrong."""
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from tcdecomp import Posterior, hookimpl, plugins
+from tcdecomp import Posterior, hookimpl, plugins, testing
 from tcdecomp.attachment import Attachment
 from tcdecomp.testing import check_attach, check_encode
 
@@ -166,6 +169,12 @@ def detached(attachment, z, mu, logvar):
     return sound(attachment, z.detach(), mu.detach(), logvar.detach())
 
 
+def detached_excess(attachment, z, mu, logvar):
+    criterion = attachment.criterion
+    excess = criterion.excess(criterion.decompose(z, mu, logvar, attachment.dataset_size))
+    return attachment.original(z, mu, logvar) + excess.detach()
+
+
 class Leaving(Attachment):
     def detach(self):
         super().detach()
@@ -204,6 +213,10 @@ ATTACHMENTS = {
     "scaled": (replace(lambda *args: 0.5 * sound(*args)), "must be the plain one and the excess"),
     "size": (replace(sound, size=50), "the criterion must get N = 100; got 50"),
     "detached": (replace(detached), "z and mu must reach the criterion with their graph"),
+    "detached excess": (
+        replace(detached_excess),
+        "must be the plain one and the excess, in its gradients, too: they are off by",
+    ),
     "trace": (attaching(Leaving), "detach must restore the model's attributes"),
     "forgotten": (attaching(Forgetting), "detach must restore|the plain one and the excess"),
     "again": (attaching(Ungrateful), "attach must refuse a model that carries an attachment, by a"),
@@ -229,3 +242,10 @@ def test_check_attach_wants_the_same_loss_twice():
 def test_check_attach_passes_a_model_without_gradients():
     with torch.no_grad():
         check_attach(VAE(), loss_fn, N)
+
+
+def test_the_contract_holds_under_python_without_asserts():
+    for path in Path(testing.__file__).parent.glob("*.py"):
+        assert not any(
+            isinstance(node, ast.Assert) for node in ast.walk(ast.parse(path.read_text()))
+        )

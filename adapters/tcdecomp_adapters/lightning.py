@@ -47,8 +47,8 @@ class TCVAE(TCVAEMixin, LightningModule):
     Raises
     ------
     TypeError, ValueError
-        If the criterion, its reduction or the likelihood is none of these; in a step, if encoder
-        or decoder return other shapes.
+        If the criterion, its reduction, the size or the likelihood is none of these; in a step, if
+        encoder or decoder return other shapes.
 
     Examples
     --------
@@ -70,12 +70,14 @@ class TCMonitor(TCMonitorMixin, Callback):
 
     The keys are ``train/index_code_mi``, ``train/total_correlation``, ``train/dimension_wise_kl``
     and ``train/kl``, the same with ``val/``, all in nats per item, and ``val/mig``; with several
-    validation loaders ``val/0/...`` and so on. Logging changes nothing in the training: it runs
-    no second training step and draws from generators of its own.
+    validation loaders ``val/0/...`` and so on. A module that logs any of these keys itself, a
+    ``train/kl`` say, is to name it otherwise: of two values for one key one is lost. Logging
+    changes nothing in the training: it runs no second training step and draws from generators of
+    its own.
 
     *Training*: every ``every_n_steps`` steps, the terms of the posterior that the step has left
     in ``self.posterior`` of the module, a :class:`~tcdecomp.Posterior` or a (z, mu, logvar)
-    triple. They reach the loggers when the trainer logs.
+    triple; means over the rows of all processes. They reach the loggers when the trainer logs.
 
     *Validation*: means over the items of all batches, and of all processes, of the posterior that
     ``validation_step`` has left there, or else of what :func:`tcdecomp.encode` makes of the
@@ -86,7 +88,9 @@ class TCMonitor(TCMonitorMixin, Callback):
 
     *MIG*: of the posterior means, at the end of a validation whose batches hold factors: a
     mapping's ``"factors"``, or an integer tensor that is second in a pair; not in the sanity
-    check.
+    check. Of these, factors with a single value are left out, with a warning; where ``factors``
+    is given, they are an error. Items that a ``DistributedSampler`` repeats, so that all processes
+    get equally many, count once in the MIG, and twice in the means of the terms.
 
     Parameters
     ----------
@@ -96,8 +100,8 @@ class TCMonitor(TCMonitorMixin, Callback):
     criterion : TCDecomposition, optional
         Its estimator and prior are used, its weights are not; default as for ``dataset_size``.
     every_n_steps : int, optional
-        Optimizer steps between logs of the training terms, 0 for none; by default the trainer's
-        ``log_every_n_steps``.
+        Optimizer steps between logs of the training terms, 0 for none, which needs neither a
+        posterior nor a ``dataset_size``; by default the trainer's ``log_every_n_steps``.
     val_dataset_size : int or sequence of int, optional
         Number of items of the validation set, or of each. By default the length of the data set
         of a torch DataLoader that draws without replacement.
@@ -108,9 +112,11 @@ class TCMonitor(TCMonitorMixin, Callback):
 
     Raises
     ------
+    TypeError, ValueError
+        If an option is not of its type or out of its range.
     ValueError
         At setup, if ``dataset_size`` or ``criterion`` is found nowhere; at validation, if the
-        size of its set is not certain; after a step that left no posterior.
+        size of its set is not certain; if terms are due after a step that left no posterior.
 
     Examples
     --------

@@ -61,7 +61,18 @@ class Columns:
         out = np.empty(self.shape, order="F")  # scikit-learn works column by column
         for index, array in enumerate(self.arrays):
             out[:, index] = array
+        self._refuse_overflow(out)
         return out
+
+    def _refuse_overflow(self, floats: FloatArray) -> None:
+        with np.errstate(over="ignore"):
+            wide = ~np.isfinite(np.ptp(floats, axis=0))
+        if wide.any():
+            names = list_names(name for name, flag in zip(self.names, wide, strict=True) if flag)
+            raise ValueError(
+                f"{self.argument} must span a range that float64 can hold, to be binned; "
+                f"they do not in {names}. Rescale them"
+            )
 
 
 def list_names(names: Iterable[str], limit: int = 8) -> str:

@@ -20,7 +20,9 @@ def read_discrete(discrete_factors: object, n_factors: int) -> list[bool]:
     )
     if isinstance(flags, bool):
         return [flags] * n_factors
-    if not isinstance(flags, Sequence) or not all(isinstance(flag, bool) for flag in flags):
+    if not isinstance(flags, Sequence) or not all(
+        isinstance(flag, bool | np.bool_) for flag in flags
+    ):
         raise TypeError(
             "discrete_factors must be a bool, or a sequence with one bool per factor; "
             f"got {discrete_factors!r}"
@@ -30,7 +32,7 @@ def read_discrete(discrete_factors: object, n_factors: int) -> list[bool]:
             f"discrete_factors must have one bool for each of the {n_factors} factors; "
             f"got {len(flags)}"
         )
-    return list(flags)
+    return list(map(bool, flags))
 
 
 def label_factors(

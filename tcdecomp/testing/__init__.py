@@ -1,7 +1,8 @@
 """The contract of an adapter, to test one against: it needs no test framework.
 
-Each check raises an AssertionError that says what does not hold, and leaves the model, and torch's
-global random numbers, as they were.
+Each check raises an AssertionError that says what does not hold, under ``python -O``, too, and
+leaves the model's parameters, buffers, gradients and modes, and torch's global random numbers, as
+they were. Plain attributes that the model sets while it runs stay set.
 """
 
 from tcdecomp.testing.attach import check_attach

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any, SupportsIndex
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tcdecomp.loss import TCDecomposition
 from tcdecomp.plugins import attach
 from tcdecomp.terms import Terms
+from tcdecomp.testing.require import require
 from tcdecomp.testing.state import left_as_it_was
 
 __all__ = ["check_attach"]
@@ -20,8 +21,8 @@ def check_attach(model: Any, loss_fn: Callable[[Any], Tensor], dataset_size: Sup
     """Check that an adapter makes ``model`` train with a criterion, and undoes it.
 
     Weights of 1 change nothing; other weights add :meth:`TCDecomposition.excess
-    <tcdecomp.TCDecomposition.excess>` of the step's own posterior, with its graph and N; a model
-    is not attached twice; ``detach`` gives back what was there.
+    <tcdecomp.TCDecomposition.excess>` of the step's own posterior, with its graph and N, to the
+    loss and to its gradients; a model is not attached twice; ``detach`` gives back what was there.
 
     Parameters
     ----------
@@ -55,6 +56,7 @@ def check_attach(model: Any, loss_fn: Callable[[Any], Tensor], dataset_size: Sup
     """
     with left_as_it_was(model):
         plain = _seeded(loss_fn, model)
+        gradient = _gradient(plain, model)
         attributes = _attributes(model)
         _check_close(_seeded(loss_fn, model), plain, "loss_fn must give the same loss twice")
         for recorder in _recorders():
@@ -62,18 +64,18 @@ def check_attach(model: Any, loss_fn: Callable[[Any], Tensor], dataset_size: Sup
                 _check_refuses_another(model, dataset_size)
                 loss = _seeded(loss_fn, model)
             _check_use(recorder, plain, dataset_size)
-            want = plain + recorder.excess(recorder.terms())
-            _check_close(
-                loss, want, f"the loss with {recorder} must be the plain one and the excess"
-            )
-        assert _attributes(model) == attributes, "detach must restore the model's attributes"
+            excess = recorder.excess(recorder.terms())
+            what = f"the loss with {recorder} must be the plain one and the excess"
+            _check_close(loss, plain + excess, what)
+            _check_gradient(_gradient(loss - excess, model), gradient, what)
+        require(_attributes(model) == attributes, "detach must restore the model's attributes")
         _check_close(_seeded(loss_fn, model), plain, "detach must restore the loss")
 
 
 class _Recorder(TCDecomposition):
     """A criterion that keeps the last batch that it was asked about."""
 
-    batch: tuple[Tensor, Tensor, Tensor, SupportsIndex] | None = None
+    batch: tuple[Any, ...] = ()
 
     def forward(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: SupportsIndex) -> Tensor:
         self.batch = (z, mu, logvar, dataset_size)
@@ -86,7 +88,6 @@ class _Recorder(TCDecomposition):
         return super().decompose(z, mu, logvar, dataset_size)
 
     def terms(self) -> Terms:
-        assert self.batch is not None
         return super().decompose(*self.batch)
 
 
@@ -103,19 +104,33 @@ def _check_refuses_another(model: Any, dataset_size: SupportsIndex) -> None:
 
 
 def _check_use(recorder: _Recorder, plain: Tensor, dataset_size: SupportsIndex) -> None:
-    assert recorder.batch is not None, "the loss must use the criterion; it did not"
+    require(bool(recorder.batch), "the loss must use the criterion; it did not")
     z, mu, _, size = recorder.batch
-    assert size == dataset_size, f"the criterion must get N = {dataset_size}; got {size}"
-    if recorder.alpha == recorder.beta == recorder.gamma or not plain.requires_grad:
-        return
-    attached = z.requires_grad and mu.requires_grad
-    assert attached, "z and mu must reach the criterion with their graph"
+    require(size == dataset_size, f"the criterion must get N = {dataset_size}; got {size}")
+    attached = not plain.requires_grad or (z.requires_grad and mu.requires_grad)
+    require(attached, "z and mu must reach the criterion with their graph")
 
 
 def _check_close(got: Tensor, want: Tensor, what: str) -> None:
     # The weights, up to 100, magnify the rounding of a float32 loss.
     close = torch.allclose(got, want, rtol=1e-4, atol=1e-3)
-    assert close, f"{what}: expected {want.item():.6g}; got {got.item():.6g}"
+    require(close, f"{what}: expected {want.item():.6g}; got {got.item():.6g}")
+
+
+def _check_gradient(got: Tensor, want: Tensor, what: str) -> None:
+    off = (got - want).norm().item()
+    close = off <= 1e-3 * (1 + want.norm().item())
+    require(close, f"{what}, in its gradients, too: they are off by {off:.3g}")
+
+
+def _gradient(loss: Tensor, model: Any) -> Tensor:
+    """Return the gradient for all of the model's own parameters, as one vector."""
+    owned = model.parameters() if isinstance(model, nn.Module) else ()
+    parameters = [parameter for parameter in owned if parameter.requires_grad]
+    if not (parameters and loss.requires_grad):
+        return torch.zeros(())
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def _seeded(loss_fn: Callable[[Any], Tensor], model: Any) -> Tensor:

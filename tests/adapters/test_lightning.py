@@ -140,6 +140,15 @@ def test_validation_changes_nothing_in_training(pl):
     assert torch.equal(weights(with_it), weights(without))
 
 
+def test_all_of_it_runs_in_half_precision(pl):
+    model = vae(pl, TCDecomposition(beta=6))
+    callbacks = [pl.TCMonitor()]
+    trainer = fit(pl, model, loader(), precision="bf16-true", callbacks=callbacks)
+    assert model.decoder.weight.dtype == torch.bfloat16
+    assert model.posterior.z.dtype == torch.float32
+    assert all(value.isfinite() for value in trainer.callback_metrics.values())
+
+
 @pytest.mark.parametrize("prior", [None, Prior])
 def test_a_checkpoint_holds_numbers_and_names_and_loads_by_default(pl, prior, tmp_path):
     model = vae(pl, TCDecomposition(beta=6, prior=prior and prior()), lr=0.01)
@@ -194,7 +203,9 @@ def made(pl, encoder=None, decoder=None, criterion=None, size=SIZE, **options):
             ValueError,
             "likelihood must be one of 'bernoulli', 'gaussian'; got 'poisson'",
         ),
-        ({"size": 10.5}, TypeError, "'float' object cannot be interpreted as an integer"),
+        ({"size": 10.5}, TypeError, "dataset_size must be an int, .*; got 10.5"),
+        ({"size": True}, TypeError, "dataset_size must be an int, .*; got True"),
+        ({"size": 0}, ValueError, "dataset_size must be .*; got 0"),
     ],
 )
 def test_wrong_options_are_refused(pl, options, error, message):

@@ -45,6 +45,16 @@ def test_mig_and_kl_are_those_of_the_whole_set(ranks):
         assert rank["fit"]["val/kl"] == pytest.approx(rank["whole"]["kl"], rel=1e-5)
 
 
+def test_repeated_items_count_once_in_the_mig(ranks):
+    for rank in ranks:
+        mig = rank["odd"]["whole"]["mig"]
+        assert rank["odd"]["logged"]["val/mig"] == pytest.approx(mig, abs=1e-6)
+
+
+def test_each_process_draws_noise_of_its_own(ranks):
+    assert abs(ranks[0]["noise"] - ranks[1]["noise"]) > 0.01
+
+
 def test_a_process_without_an_estimate_does_not_hold_up_the_other(ranks):
     assert set(ranks[0]["lopsided"]) >= {"val/total_correlation", "val/kl", "val/mig"}
 

@@ -1,5 +1,7 @@
 """TCMonitor: what it logs, from which posterior and N, and that it changes nothing."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
+    TensorDataset,
     WeightedRandomSampler,
 )
 from torch.utils.data.distributed import DistributedSampler
@@ -27,7 +30,7 @@ from lightning_models import (
 )
 from tcdecomp import Posterior, TCDecomposition, attach, decompose, mig_score
 from tcdecomp_adapters._lightning import tally
-from tcdecomp_adapters._lightning.loaders import factors_of, size_of
+from tcdecomp_adapters._lightning.loaders import factors_of, rows_of, size_of
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in WARNINGS]
 
@@ -97,6 +100,22 @@ def test_training_is_the_same_to_the_bit_with_and_without(pl, kind):
     assert torch.equal(weights(monitored), weights(plain))
 
 
+def test_nothing_is_encoded_twice(pl):
+    model, batches = vae(pl), []
+    model.encoder.register_forward_hook(lambda *call: batches.append(len(call[-1][0])))
+    fit(pl, model, pl.TCMonitor(), loader(), num_sanity_val_steps=0)
+    assert batches == [16] * (4 + 4)
+
+
+def test_a_monitor_can_be_copied_after_a_run(pl):
+    monitor = pl.TCMonitor()
+    fit(pl, validating(pl, LEFT["sample"]), pl.TCMonitor(SIZE, TCDecomposition()), loader())
+    fit(pl, vae(pl), monitor, loader())
+    assert copy.deepcopy(monitor).seed == monitor.seed
+    left = (monitor._before, monitor._tallies, monitor._loaders, monitor._generator)
+    assert not any(left)
+
+
 # Training
 
 
@@ -106,16 +125,12 @@ def test_training_terms_are_those_of_the_steps_own_posterior(pl):
     class Peek(pl.Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             p = pl_module.posterior
-            seen.append((decompose(p.z, p.mu, p.logvar, SIZE), dict(trainer.callback_metrics)))
+            seen.append(decompose(p.z, p.mu, p.logvar, SIZE))
 
-    pl.Trainer(callbacks=[pl.TCMonitor(), Peek()]).fit(vae(pl), loader())
-    assert len(seen) == 4
-    for terms, _ in seen:
-        assert terms.kl > 0
     trainer = pl.Trainer(callbacks=[Peek(), pl.TCMonitor()])
-    model = vae(pl)
-    trainer.fit(model, loader())
-    for name, value in seen[-1][0]._asdict().items():
+    trainer.fit(vae(pl), loader())
+    assert len(seen) == 4
+    for name, value in seen[-1]._asdict().items():
         torch.testing.assert_close(trainer.callback_metrics[f"train/{name}"], value)
 
 
@@ -182,8 +197,42 @@ def test_a_missing_option_is_an_error_before_the_first_step(pl, options, message
 def test_options_of_another_type_are_refused(pl):
     with pytest.raises(TypeError, match="criterion must be a TCDecomposition; got MSELoss"):
         pl.TCMonitor(criterion=nn.MSELoss())
-    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
-        pl.TCMonitor(10.5)
+    for options, error, message in (
+        ({"dataset_size": 10.5}, TypeError, "dataset_size must be an int, .*; got 10.5"),
+        ({"dataset_size": True}, TypeError, "dataset_size must be an int, .*; got True"),
+        ({"dataset_size": 0}, ValueError, "dataset_size must be .*; got 0"),
+        ({"val_dataset_size": 0}, ValueError, "^val_dataset_size must be .*; got 0"),
+        (
+            {"val_dataset_size": [9, "9"]},
+            TypeError,
+            "^val_dataset_size must be an int, .*; got '9'",
+        ),
+        ({"every_n_steps": -1}, ValueError, "every_n_steps must be an int >= 0; got -1"),
+        ({"every_n_steps": True}, TypeError, "every_n_steps must be an int >= 0; got True"),
+        ({"every_n_steps": 0.5}, TypeError, "every_n_steps must be an int >= 0; got 0.5"),
+    ):
+        with pytest.raises(error, match=message):
+            pl.TCMonitor(**options)
+
+
+def test_what_is_not_used_is_not_asked_for(pl):
+    class Odd(outsiders(pl)):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.posterior = "of some other kind"
+            return loss
+
+        def test_step(self, batch, batch_idx):
+            pass
+
+        def predict_step(self, batch, batch_idx):
+            return batch[0]
+
+    model = Odd()
+    fit(pl, model, pl.TCMonitor(criterion=TCDecomposition(), every_n_steps=0))
+    trainer = pl.Trainer(callbacks=[pl.TCMonitor()])
+    trainer.test(model, loader(), verbose=False)
+    trainer.predict(model, loader())
 
 
 def test_a_step_that_leaves_no_posterior_is_an_error(pl):
@@ -196,6 +245,7 @@ def test_a_step_that_leaves_no_posterior_is_an_error(pl):
     with pytest.raises(ValueError, match=r"Forgetful.training_step must leave .*every_n_steps=0"):
         fit(pl, Forgetful(), pl.TCMonitor(SIZE, TCDecomposition()))
     fit(pl, Forgetful(), pl.TCMonitor(SIZE, TCDecomposition(), every_n_steps=0))
+    fit(pl, Forgetful(), pl.TCMonitor(SIZE, TCDecomposition(), every_n_steps=5))
 
 
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
@@ -281,6 +331,7 @@ SAMPLERS = {
     "random": ({"sampler": RandomSampler(ITEMS)}, 20),
     "shuffle": ({"shuffle": True, "drop_last": True}, 20),
     "distributed": ({"sampler": DistributedSampler(ITEMS, 2, 0)}, 20),
+    "several passes": ({"sampler": RandomSampler(ITEMS, num_samples=21)}, None),
     "replacement": ({"sampler": RandomSampler(ITEMS, replacement=True)}, None),
     "weighted": ({"sampler": WeightedRandomSampler([1.0] * 20, 20)}, None),
     "subset": ({"sampler": SubsetRandomSampler(range(5))}, None),
@@ -303,6 +354,17 @@ def test_size_of_other_loaders_is_none():
     assert size_of(DataLoader(ITEMS, batch_size=None)) is None
     assert size_of(DataLoader(Stream(), 4)) is None
     assert size_of([ITEMS]) is None
+
+
+@pytest.mark.parametrize("size", [20, 21, 22])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_rows_of_a_process_are_those_that_no_other_has(size, shuffle):
+    items, seen = range(size), []
+    for rank in range(3):
+        sampler = DistributedSampler(items, 3, rank, shuffle=shuffle)
+        seen += list(sampler)[: rows_of(DataLoader(items, 4, sampler=sampler))]
+    assert sorted(seen) == list(items)
+    assert rows_of(DataLoader(items, 4)) is None
 
 
 # MIG
@@ -347,6 +409,43 @@ def test_factors_may_come_from_a_function(pl):
 def test_no_factors_no_mig(pl):
     monitor = pl.TCMonitor(factors=lambda batch: None)
     assert "val/mig" not in fit(pl, vae(pl), monitor, loader()).callback_metrics
+
+
+def with_constants(*columns):
+    """Return a loader whose factors have these constant columns between their own."""
+    x, factors = data().tensors
+    parts = (factors[:, :1], *(torch.full((SIZE, 1), value) for value in columns), factors[:, 1:])
+    return DataLoader(TensorDataset(x, torch.cat(parts, dim=1)), 16)
+
+
+def test_factors_with_a_single_value_are_left_out_with_a_warning(pl):
+    model = vae(pl)
+    with pytest.warns(UserWarning, match=r"TCMonitor leaves the factors \[1, 2\] out of the MIG"):
+        trainer = fit(pl, model, pl.TCMonitor(), with_constants(1, 5))
+    x, factors = data().tensors
+    score = mig_score(model.encoder(x)[0], factors)
+    assert trainer.callback_metrics["val/mig"].item() == pytest.approx(score, abs=1e-6)
+
+
+def test_no_varying_factors_no_mig(pl):
+    constant = DataLoader(TensorDataset(data().tensors[0], torch.ones(SIZE, dtype=torch.int)), 16)
+    with pytest.warns(UserWarning, match=r"leaves the factors \[0\] out"):
+        assert "val/mig" not in fit(pl, vae(pl), pl.TCMonitor(), constant).callback_metrics
+
+
+def test_factors_with_a_single_value_are_an_error_where_they_were_asked_for(pl):
+    monitor = pl.TCMonitor(factors=lambda batch: batch[1])
+    with pytest.raises(ValueError, match="factors must take at least two values"):
+        fit(pl, vae(pl), monitor, with_constants(1))
+
+
+def test_one_device_gathers_nothing_in_whatever_process_group_it_runs(pl, monkeypatch):
+    monkeypatch.setattr(tally.distributed, "all_gather_object", None)
+    monkeypatch.setattr(tally.distributed, "is_initialized", lambda: True)
+    alone = tally.Tally(1)
+    alone.add_codes(torch.eye(4), torch.arange(4) % 2)
+    assert alone.mig() == {"mig": mig_score(torch.eye(4), torch.arange(4) % 2)}
+    assert alone.means() == {}
 
 
 @pytest.mark.parametrize(

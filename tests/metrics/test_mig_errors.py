@@ -217,6 +217,16 @@ BAD_OPTIONS = {
     "n_bins 20.0": ({"n_bins": 20.0}, TypeError, r"^n_bins must be an integer"),
     "n_bins True": ({"n_bins": True}, TypeError, r"^n_bins must be an integer >= 2; got True$"),
     "n_bins numpy bool": ({"n_bins": np.True_}, TypeError, r"^n_bins must be an integer"),
+    "codes too wide": (
+        {"codes": put(Z, 1e308, (0, 1)) - put(0 * Z, 1e308, (1, 1))},
+        ValueError,
+        r"^codes must span a range that float64 can hold, .* do not in 'z1'\. Rescale them$",
+    ),
+    "factors too wide": (
+        {"factors": put(V, 1.5e308, 0) - put(0 * V, 1.5e308, 1), "discrete_factors": False},
+        ValueError,
+        r"^factors must span a range that float64 can hold, .* do not in 'v0'\. Rescale them$",
+    ),
     "n_bins text": ({"n_bins": "20"}, TypeError, r"^n_bins must be an integer >= 2; got '20'$"),
     "n_bins list": ({"n_bins": [20, 20, 20]}, TypeError, r"^n_bins must be an integer"),
     "n_bins array": ({"n_bins": np.array([20, 20])}, TypeError, r"^n_bins must be an integer"),

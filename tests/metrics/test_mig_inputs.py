@@ -169,8 +169,14 @@ def test_a_row_of_weight_zero_is_as_if_it_were_not_there():
 
 @pytest.mark.parametrize(
     "flags",
-    [[True, False], (True, False), np.array([True, False]), torch.tensor([True, False])],
-    ids=lambda flags: type(flags).__name__,
+    [
+        [True, False],
+        (True, False),
+        [np.True_, np.False_],
+        np.array([True, False]),
+        torch.tensor([True, False]),
+    ],
+    ids=["list", "tuple", "numpy's", "array", "tensor"],
 )
 def test_kinds_of_discrete_factors(flags):
     gap = mutual_info_gap(CODES, FACTORS, n_bins=2, discrete_factors=flags)

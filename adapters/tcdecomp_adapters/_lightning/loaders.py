@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
-__all__ = ["factors_of", "size_of", "validation_loaders"]
+__all__ = ["factors_of", "rows_of", "size_of", "validation_loaders"]
 
 _SAMPLERS = (SequentialSampler, RandomSampler, DistributedSampler)
 
@@ -34,10 +34,28 @@ def size_of(loader: Any) -> int | None:
         isinstance(loader, DataLoader)
         and type(loader.batch_sampler) is BatchSampler
         and type(loader.sampler) in _SAMPLERS
-        and not getattr(loader.sampler, "replacement", False)
+        and not _repeats(loader.sampler, len(loader.dataset))  # type: ignore[arg-type]
     ):
         return len(loader.dataset)  # type: ignore[arg-type]
     return None
+
+
+def _repeats(sampler: Any, size: int) -> bool:
+    """Tell whether one process may draw an item twice in one pass."""
+    return getattr(sampler, "replacement", False) or getattr(sampler, "num_samples", 0) > size
+
+
+def rows_of(loader: Any) -> int | None:
+    """Return how many rows this process draws before items repeat; None if all of them count.
+
+    So that all processes get equally many rows, a DistributedSampler deals out some items twice,
+    the last row of some processes. (Item i of its order goes to process i modulo their number.)
+    """
+    sampler = getattr(loader, "sampler", None)
+    if type(sampler) is not DistributedSampler:
+        return None
+    size = len(sampler.dataset)  # type: ignore[arg-type]
+    return len(range(sampler.rank, size, sampler.num_replicas))
 
 
 def factors_of(batch: Any) -> Any:

@@ -11,8 +11,14 @@ from torch import Generator
 
 from tcdecomp import Posterior, TCDecomposition, encode
 from tcdecomp.attachment import Attachment
+from tcdecomp.batch import checked_size
 from tcdecomp.plugins import NoAdapterError
-from tcdecomp_adapters._lightning.loaders import factors_of, size_of, validation_loaders
+from tcdecomp_adapters._lightning.loaders import (
+    factors_of,
+    rows_of,
+    size_of,
+    validation_loaders,
+)
 from tcdecomp_adapters._lightning.step import check_reduction, left_posterior
 from tcdecomp_adapters._lightning.tally import Tally
 
@@ -27,7 +33,7 @@ class TCMonitorMixin:
         dataset_size: SupportsIndex | None = None,
         criterion: TCDecomposition | None = None,
         *,
-        every_n_steps: int | None = None,
+        every_n_steps: SupportsIndex | None = None,
         val_dataset_size: SupportsIndex | Sequence[SupportsIndex] | None = None,
         factors: Callable[[Any], Any] | None = None,
         seed: int = 0,
@@ -35,17 +41,23 @@ class TCMonitorMixin:
         super().__init__()
         if criterion is not None and not isinstance(criterion, TCDecomposition):
             raise TypeError(f"criterion must be a TCDecomposition; got {type(criterion).__name__}")
-        self.dataset_size = None if dataset_size is None else operator.index(dataset_size)
+        self.dataset_size = None if dataset_size is None else checked_size(dataset_size)
         self.criterion = criterion
-        self.every_n_steps = every_n_steps
-        self.val_dataset_size = val_dataset_size
-        self.factors = factors or factors_of
+        self.every_n_steps = None if every_n_steps is None else _checked_rhythm(every_n_steps)
+        self.val_dataset_size = _checked_val_size(val_dataset_size)
+        self.factors = factors
         self.seed = seed
+        self._before: Any = None
+        self._loaders: list[Any] = []
+        self._sizes: list[int] = []
+        self._tallies: list[Tally] = []
+        self._generator: Generator | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse a run that lacks the criterion or the training set's size."""
-        check_reduction(self._option("criterion", pl_module))
-        if stage == "fit":
+        """Refuse a run that lacks the criterion or the training set's size, and needs it."""
+        if stage in ("fit", "validate"):
+            check_reduction(self._option("criterion", pl_module))
+        if stage == "fit" and self.every_n_steps != 0:
             self._option("dataset_size", pl_module)
 
     def on_train_batch_start(
@@ -63,25 +75,27 @@ class TCMonitorMixin:
         every = self.every_n_steps
         if every is None:
             every = trainer.log_every_n_steps
-        posterior = left_posterior(pl_module, self._before)
-        skipped = pl_module.automatic_optimization and not outputs
-        if not every or (posterior is None and skipped):
+        before, self._before = self._before, None
+        if not every or trainer.global_step // every == self._step // every:
             return
+        posterior = left_posterior(pl_module, before)
         if posterior is None:
+            if pl_module.automatic_optimization and not outputs:
+                return  # the step was skipped
             raise ValueError(
                 f"{type(pl_module).__name__}.training_step must leave its posterior for TCMonitor: "
                 "set self.posterior = (z, mu, logvar), or a Posterior, anew in every step, or "
                 "turn the training terms off with every_n_steps=0"
             )
-        if trainer.global_step // every > self._step // every:
-            tally = Tally()
-            self._add(tally, pl_module, posterior, self._option("dataset_size", pl_module))
-            pl_module.log_dict(_prefixed("train/", tally.means()), on_step=True, on_epoch=False)
+        tally = Tally(trainer.world_size)
+        self._add(tally, pl_module, posterior, self._option("dataset_size", pl_module))
+        pl_module.log_dict(_prefixed("train/", tally.means()), on_step=True, on_epoch=False)
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start anew, with the same noise as at every validation."""
-        self._sizes = self._val_sizes(validation_loaders(trainer))
-        self._tallies = [Tally() for _ in self._sizes]
+        self._loaders = validation_loaders(trainer)
+        self._sizes = self._val_sizes(self._loaders)
+        self._tallies = [Tally(trainer.world_size) for _ in self._sizes]
         # Processes hold different items, and are to draw different noise.
         self._generator = Generator(pl_module.device).manual_seed(self.seed + trainer.global_rank)
 
@@ -102,25 +116,26 @@ class TCMonitorMixin:
         dataloader_idx: int = 0,
     ) -> None:
         """Add the batch's terms, with a z of the monitor's own, and its codes and factors."""
-        left = left_posterior(pl_module, self._before)
+        left, self._before = left_posterior(pl_module, self._before), None
         if left is None:
             posterior = _encode_aside(pl_module, batch, self._generator)
         else:
             posterior = left.sample(generator=self._generator)
         tally = self._tallies[dataloader_idx]
         self._add(tally, pl_module, posterior, self._sizes[dataloader_idx])
-        factors = self.factors(batch)
+        factors = (self.factors or factors_of)(batch)
         if factors is not None:
             tally.add_codes(posterior.mu.float(), factors)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log what the pass adds up to, the same in every process."""
-        for index, tally in enumerate(self._tallies):
+        for index, (loader, tally) in enumerate(zip(self._loaders, self._tallies, strict=True)):
             prefix = "val/" if len(self._tallies) == 1 else f"val/{index}/"
             values = tally.means()
             if not (trainer.sanity_checking or trainer.fast_dev_run):
-                values |= tally.mig()
+                values |= tally.mig(rows_of(loader), skip_constant=self.factors is None)
             pl_module.log_dict(_prefixed(prefix, values), sync_dist=True)
+        self._loaders, self._sizes, self._tallies, self._generator = [], [], [], None
 
     def _add(self, tally: Tally, module: Any, posterior: Posterior, size: SupportsIndex) -> None:
         rows = len(posterior.mu)
@@ -139,9 +154,9 @@ class TCMonitorMixin:
             f"({wanted.__name__}) or an attachment; {type(module).__name__} has neither"
         )
 
-    def _val_sizes(self, loaders: list[Any]) -> list[SupportsIndex]:
+    def _val_sizes(self, loaders: list[Any]) -> list[int]:
         given = self.val_dataset_size
-        sizes = given if isinstance(given, Sequence) else [given] * len(loaders)
+        sizes = given if isinstance(given, list) else [given] * len(loaders)
         if len(sizes) != len(loaders):
             raise ValueError(
                 f"val_dataset_size must have an entry for each of the {len(loaders)} validation "
@@ -151,6 +166,27 @@ class TCMonitorMixin:
             _known_size(loader, index) if size is None else size
             for index, (loader, size) in enumerate(zip(loaders, sizes, strict=True))
         ]
+
+
+def _checked_rhythm(every_n_steps: SupportsIndex) -> int:
+    try:
+        if isinstance(every_n_steps, bool):
+            raise TypeError
+        every = operator.index(every_n_steps)
+    except TypeError:
+        raise TypeError(f"every_n_steps must be an int >= 0; got {every_n_steps!r}") from None
+    if every < 0:
+        raise ValueError(f"every_n_steps must be an int >= 0; got {every}")
+    return every
+
+
+def _checked_val_size(given: Any) -> int | list[int | None] | None:
+    try:
+        if isinstance(given, Sequence):
+            return [None if size is None else checked_size(size) for size in given]
+        return None if given is None else checked_size(given)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"val_{error}") from None
 
 
 def _known_size(loader: Any, index: int) -> int:
@@ -164,7 +200,7 @@ def _known_size(loader: Any, index: int) -> int:
     return size
 
 
-def _encode_aside(module: Any, batch: Any, generator: Generator) -> Posterior:
+def _encode_aside(module: Any, batch: Any, generator: Generator | None) -> Posterior:
     """Encode without a trace in torch's global generators, from which the model may draw."""
     devices = [module.device] if module.device.type == "cuda" else []
     try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 from tcdecomp import Terms, mig_score
@@ -15,9 +17,16 @@ T = TypeVar("T")
 
 
 class Tally:
-    """Terms summed over rows, and codes with their factors, merged over processes when read."""
+    """Terms summed over rows, and codes with their factors, merged over processes when read.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    processes : int
+        How many of the trainer's there are, each with a tally of its own.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
         self._rows = 0
         self._sums: dict[str, Tensor] = {}
         self._codes: list[Any] = []
@@ -37,23 +46,51 @@ class Tally:
 
     def means(self) -> dict[str, float]:
         """Return each term's mean over the rows of all processes; nothing if there were none."""
-        parts = _gather((self._rows, {name: total.item() for name, total in self._sums.items()}))
+        sums = {name: total.item() for name, total in self._sums.items()}
+        parts = self._gather((self._rows, sums))
         rows = sum(count for count, _ in parts)
         names = dict.fromkeys(name for _, sums in parts for name in sums)
         return {name: sum(sums.get(name, 0) for _, sums in parts) / rows for name in names}
 
-    def mig(self) -> dict[str, float]:
-        """Return the MIG of the codes of all processes; nothing if there were no factors."""
-        parts = _gather((self._codes, self._factors))
-        codes = [array for part, _ in parts for array in part]
-        factors = [array for _, part in parts for array in part]
-        return {"mig": mig_score(np.concatenate(codes), np.concatenate(factors))} if codes else {}
+    def mig(self, rows: int | None = None, *, skip_constant: bool = False) -> dict[str, float]:
+        """Return the MIG of the codes of all processes; nothing if there were no factors.
+
+        Parameters
+        ----------
+        rows : int, optional
+            How many of this process's rows count, those after them being repeated items.
+        skip_constant : bool
+            Whether factors of a single value are left out, with a warning, or are an error.
+        """
+        parts = self._gather((_joined(self._codes, rows), _joined(self._factors, rows)))
+        codes = _joined([part for part, _ in parts if part is not None])
+        factors = _joined([part for _, part in parts if part is not None])
+        if skip_constant and factors is not None:
+            factors = _varying(factors)
+        return {} if codes is None or factors is None else {"mig": mig_score(codes, factors)}
+
+    def _gather(self, value: T) -> list[T]:
+        """Return every process's value, in each process."""
+        # A process group alone says nothing: the trainer may run in one of its processes only.
+        if self._processes == 1:
+            return [value]
+        values: list[Any] = [None] * self._processes
+        distributed.all_gather_object(values, value)
+        return values
 
 
-def _gather(value: T) -> list[T]:
-    """Return every process's value, in each process."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [value]
-    values: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return values
+def _joined(arrays: list[Any], rows: int | None = None) -> NDArray[Any] | None:
+    return np.concatenate(arrays)[:rows] if arrays else None
+
+
+def _varying(factors: NDArray[Any]) -> NDArray[Any] | None:
+    """Return the columns with more than one value, or None if there are none."""
+    columns = factors.reshape(len(factors), -1)
+    varies = (columns != columns[:1]).any(0)
+    if not varies.all():
+        warnings.warn(
+            f"TCMonitor leaves the factors {np.flatnonzero(~varies).tolist()} out of the MIG: "
+            "they have a single value in the validation set",
+            stacklevel=2,
+        )
+    return columns[:, varies] if varies.any() else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex
 
@@ -11,6 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from tcdecomp import Posterior, TCDecomposition
+from tcdecomp.batch import checked_size
 from tcdecomp.plugins import as_posterior
 from tcdecomp_adapters._lightning.step import check_reduction
 
@@ -56,7 +56,7 @@ class TCVAEMixin(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.criterion = criterion
-        self.dataset_size = operator.index(dataset_size)
+        self.dataset_size = checked_size(dataset_size)
         self.likelihood = likelihood
         self.lr = float(lr)
         self.posterior: Posterior | None = None
@@ -81,7 +81,7 @@ class TCVAEMixin(nn.Module):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return reconstruction loss plus criterion, and leave the posterior, detached."""
         x, posterior = _images(batch), self.encode(batch)
-        reconstruction = self.reconstruction_loss(posterior.z, x)
+        reconstruction = self._reconstruction(posterior, x)
         penalty = self.criterion(posterior.z, posterior.mu, posterior.logvar, self.dataset_size)
         loss: Tensor = reconstruction + penalty
         self.posterior = posterior.detach()
@@ -95,7 +95,7 @@ class TCVAEMixin(nn.Module):
         x = _images(batch)
         generator = Generator(x.device).manual_seed(batch_idx)
         posterior = self.encode(batch, generator=generator)
-        reconstruction = self.reconstruction_loss(posterior.z, x)
+        reconstruction = self._reconstruction(posterior, x)
         loss = reconstruction + self._kl(posterior)
         self.posterior = posterior.detach()
         self.log_dict(
@@ -107,6 +107,10 @@ class TCVAEMixin(nn.Module):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam over all parameters, a learned prior's among them."""
         return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+    def _reconstruction(self, posterior: Posterior, x: Tensor) -> Tensor:
+        # A half-precision encoder's z is drawn in float32, which its decoder does not take.
+        return self.reconstruction_loss(posterior.z.to(posterior.mu.dtype), x)
 
     def _kl(self, posterior: Posterior) -> Tensor:
         plain = TCDecomposition(prior=self.criterion.prior, kl=self.criterion.kl, validate=False)
