@@ -1,6 +1,6 @@
 """Time and memory of one loss evaluation, side by side with what else there is.
 
-    python tests/benchmarks/speed.py [--quick] [--device cuda] [--output FILE]
+    python tests/benchmarks/speed.py [--shapes 64x10,1024x64] [--device cuda] [--output FILE]
 
 Each case is a subprocess of its own under a memory limit: "does not fit" is a result. A case times
 the floor too, 2 M^2 D in-cache exponentials on the same threads (on a GPU, of that many elements),
@@ -24,7 +24,6 @@ from losses import LOSSES
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 DIMS = (10, 64, 32)
-QUICK = [(64, 10), (1024, 10)]
 LIMIT = 16 * 2**30  # bytes that a case may allocate
 PATIENCE = 120  # seconds for a case
 PASSES = ("forward", "both")
@@ -138,7 +137,7 @@ def table(options: argparse.Namespace) -> Iterator[str]:
     names = list(LOSSES)
     yield "| M x D | pass | exp floor | " + " | ".join(names) + " | tcdecomp over floor |"
     yield "|---" * (len(names) + 4) + "|"
-    for size, dim in QUICK if options.quick else [(m, d) for d in DIMS for m in SIZES]:
+    for size, dim in options.shapes:
         results = {name: case(name, size, dim, options) for name in names}
         for key in PASSES:
             yield row(f"{size} x {dim}", key, results)
@@ -178,12 +177,20 @@ def memory(result: dict[str, float] | str, key: str) -> str:
     return f", {result['memory'] / 2**20:.0f} MiB"
 
 
+def shapes(text: str) -> list[tuple[int, int]]:
+    """Return the pairs that "64x10,1024x64" names."""
+    pairs = (part.split("x") for part in text.split(","))
+    return [(int(size), int(dim)) for size, dim in pairs]
+
+
 def machine(options: argparse.Namespace) -> str:
     """Return what the figures were measured on."""
     if options.device == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     model = Path("/proc/cpuinfo").read_text().split("model name")[1].split(":")[1]
-    return f"{model.splitlines()[0].strip()}, {options.threads} threads, torch {torch.__version__}"
+    return (
+        f"{model.splitlines()[0].strip()}, {options.threads} thread(s), torch {torch.__version__}"
+    )
 
 
 def main() -> None:
@@ -191,7 +198,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--quick", action="store_true", help="two sizes only")
+    parser.add_argument(
+        "--shapes",
+        type=shapes,
+        default=[(m, d) for d in DIMS for m in SIZES],
+        metavar="MxD,...",
+        help="these sizes only",
+    )
     parser.add_argument("--output", type=Path, help="a Markdown file for the table")
     parser.add_argument("--case", nargs=3, metavar=("LOSS", "M", "D"), help=argparse.SUPPRESS)
     options = parser.parse_args()
