@@ -17,7 +17,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """Return log N(z; mu, exp(logvar)), element by element, in nats."""
-    return -0.5 * ((z - mu).square() * (-logvar).exp() + logvar + LOG_2PI)
+    return -0.5 * (((z - mu) * (-0.5 * logvar).exp()).square() + logvar + LOG_2PI)
 
 
 def check_tensors(**tensors: Tensor) -> None:
