@@ -7,8 +7,13 @@ from collections.abc import Callable
 from types import MethodType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from torch import Tensor, no_grad
+
+from tcdecomp.posterior import Posterior
+
 if TYPE_CHECKING:
     from tcdecomp.loss import TCDecomposition
+    from tcdecomp.terms import Terms
 
 __all__ = ["Attachment"]
 
@@ -25,7 +30,9 @@ class Attachment:
     it; a criterion without parameters adds nothing to the state dict. A copy of the model, deep
     or from a pickle, carries an attachment of its own: ``Attachment.of(copy)``.
 
-    As a context manager it detaches at the end.
+    The replacement adds :meth:`excess` to a loss that has its KL inside, or returns :meth:`loss` in
+    the KL's place. Either keeps the step's posterior, without its graph, so that whoever logs can
+    have its :meth:`terms`. As a context manager it detaches at the end.
 
     Parameters
     ----------
@@ -40,13 +47,16 @@ class Attachment:
         at a module's top level can be pickled.
     criterion : TCDecomposition
         What the model trains with.
-    dataset_size : int
-        N, the number of items of the training set.
+    dataset_size : int or None
+        N, the number of items of the training set. None where the framework states it in each
+        step, and only there.
+    stated : bool
+        Whether it does, so that the replacement can pass it on to :meth:`loss` or :meth:`excess`.
 
     Raises
     ------
     ValueError
-        If the model already carries an attachment.
+        If the model already carries an attachment, or N is neither given nor stated.
     TypeError
         If the model cannot hold attributes of its own, or has no such method of its own: a wrapper
         that passes the method on has not, and the wrapped model would not see the replacement.
@@ -72,12 +82,20 @@ class Attachment:
         method: str,
         replacement: Callable[..., Any],
         criterion: TCDecomposition,
-        dataset_size: int,
+        dataset_size: int | None,
+        *,
+        stated: bool = False,
     ) -> None:
         _check(model, method)
+        if dataset_size is None and not stated:
+            raise ValueError(
+                "dataset_size must be given, the number of items of the training set: a "
+                f"{type(model).__name__} does not state it"
+            )
         self.model = model
         self.method = method
         self.dataset_size = dataset_size
+        self._last: tuple[Posterior, int] | None = None
         self._replacement = replacement
         self._previous: Callable[..., Any] | None = vars(model).get(method)
         setattr(model, _CRITERION, criterion)
@@ -102,6 +120,55 @@ class Attachment:
             return self._previous
         original: Callable[..., Any] = _class_attribute(self.model, self.method)
         return original
+
+    def loss(
+        self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int | None = None
+    ) -> Tensor:
+        """Return the criterion's value for a batch, and keep its posterior for :meth:`terms`.
+
+        Parameters
+        ----------
+        z, mu, logvar : Tensor, shape (M, D)
+            As in :meth:`TCDecomposition.forward <tcdecomp.TCDecomposition.forward>`.
+        dataset_size : int, optional
+            N of the data that this batch was drawn from, where the framework states it. By default
+            the attachment's.
+        """
+        loss: Tensor = self.criterion(z, mu, logvar, self._keep(z, mu, logvar, dataset_size))
+        return loss
+
+    def excess(
+        self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int | None = None
+    ) -> Tensor:
+        """Return what the criterion adds to the plain KL, and keep the posterior as :meth:`loss`.
+
+        Times the framework's own weight on its KL, where it has one; 0 with weights of 1.
+        """
+        size = self._keep(z, mu, logvar, dataset_size)
+        return self.criterion.excess_of(z, mu, logvar, size)
+
+    def terms(self) -> Terms | None:
+        """Return the terms of the last batch, without a graph; None before the first.
+
+        They are computed here, from the posterior that the step left: training does not wait for
+        terms that nobody asks for.
+        """
+        if self._last is None:
+            return None
+        posterior, size = self._last
+        with no_grad():
+            return self.criterion.decompose(posterior.z, posterior.mu, posterior.logvar, size)
+
+    def _keep(self, z: Tensor, mu: Tensor, logvar: Tensor, stated: int | None) -> int:
+        size = self.dataset_size if stated is None else stated
+        if size is None:
+            raise ValueError(
+                f"dataset_size must be given to attach, since {type(self.model).__name__} did not "
+                "state it in this step"
+            )
+        # Detached: a graph kept on the model breaks deepcopy.
+        self._last = Posterior(z, mu, logvar).detach(), size
+        return size
 
     def detach(self) -> None:
         """Give the model its own method back, and take the criterion off it.

@@ -62,7 +62,9 @@ def tcdecomp_encode(
 
 
 @hookspec(firstresult=True)
-def tcdecomp_attach(model: Any, criterion: TCDecomposition, dataset_size: int) -> Attachment | None:
+def tcdecomp_attach(
+    model: Any, criterion: TCDecomposition, dataset_size: int | None
+) -> Attachment | None:
     """Make ``model`` train with ``criterion`` in place of its KL term, or return None.
 
     Parameters
@@ -71,10 +73,11 @@ def tcdecomp_attach(model: Any, criterion: TCDecomposition, dataset_size: int) -
         The model itself: wrappers such as ``torch.compile``'s are taken off.
     criterion : TCDecomposition
         Replaces the model's KL term. A framework that adds its own KL adds
-        :meth:`criterion.excess(terms) <tcdecomp.TCDecomposition.excess>`, times its own weight
+        :meth:`Attachment.excess <tcdecomp.attachment.Attachment.excess>`, times its own weight
         on that KL.
-    dataset_size : int
-        N, the number of items of the training set; at least 1.
+    dataset_size : int or None
+        N, the number of items of the training set; at least 1. None where the caller leaves it to
+        the framework: an Attachment refuses it unless told that the framework states it.
 
     Returns
     -------

@@ -160,6 +160,17 @@ class TCDecomposition(nn.Module):
         self._check_weights()
         return terms.weigh(self.alpha - 1, self.beta - 1, self.gamma - 1)
 
+    def excess_of(
+        self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: SupportsIndex
+    ) -> Tensor:
+        """Return ``excess(decompose(...))`` of one batch, at the cost of :meth:`forward`.
+
+        Parameters, errors and result are those of :meth:`forward`. With weights of 1 it is 0.
+        """
+        self._check_weights()
+        batch = Batch(z, mu, logvar, dataset_size, **self._options(z))
+        return batch.weighted_kl(self.alpha - 1, self.beta - 1, self.gamma - 1)
+
     def extra_repr(self) -> str:
         """Return the options that a printed module shows."""
         names = ("alpha", "beta", "gamma", "estimator", "kl", "reduction")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from typing import Any, SupportsIndex
 
-from torch import Generator
+from torch import Generator, nn
 from torch.distributions import Distribution
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
@@ -71,7 +71,9 @@ def encode(model: Any, batch: Any, *, generator: Generator | None = None) -> Pos
     return as_posterior(answer, type(model).__name__, generator=generator)
 
 
-def attach(model: Any, criterion: TCDecomposition, dataset_size: SupportsIndex) -> Attachment:
+def attach(
+    model: Any, criterion: TCDecomposition, dataset_size: SupportsIndex | None = None
+) -> Attachment:
     """Make ``model`` train with ``criterion`` in place of its KL term.
 
     Attach before the optimizer is made if the criterion has a learned prior.
@@ -83,13 +85,15 @@ def attach(model: Any, criterion: TCDecomposition, dataset_size: SupportsIndex) 
         ``kl_loss(z, mu, logvar)`` needs no other.
     criterion : TCDecomposition
         The KL term that it trains with from now on.
-    dataset_size : int
-        N, the number of items of the training set.
+    dataset_size : int, optional
+        N, the number of items of the training set. It may be left out where the model's framework
+        states it in each step, as its adapter says.
 
     Returns
     -------
     Attachment
-        Its ``detach()`` undoes it, as the end of a ``with`` block does.
+        Its ``detach()`` undoes it, as the end of a ``with`` block does, and its ``terms()`` are
+        those of the last step.
 
     Raises
     ------
@@ -99,7 +103,8 @@ def attach(model: Any, criterion: TCDecomposition, dataset_size: SupportsIndex) 
         If the criterion or the dataset size is not of its type, or the model is a wrapper that
         passes on the method of another: attach to the model inside.
     ValueError
-        If the dataset size is below 1, or the model carries an attachment already.
+        If the dataset size is below 1, or left out where no framework states it; or the model
+        carries an attachment, or a total-correlation term of its own, already.
     ImportError
         As in :func:`encode`.
 
@@ -116,13 +121,14 @@ def attach(model: Any, criterion: TCDecomposition, dataset_size: SupportsIndex) 
     """
     if not isinstance(criterion, TCDecomposition):
         raise TypeError(f"criterion must be a TCDecomposition; got {type(criterion).__name__}")
-    size = checked_size(dataset_size)
+    size = None if dataset_size is None else checked_size(dataset_size)
     if isinstance(model, DistributedDataParallel) and list(criterion.parameters()):
         raise ValueError(
             "model must not be wrapped in DistributedDataParallel before a criterion with "
             "parameters is attached: it would not average their gradients"
         )
     model = _unwrapped(model)
+    _check_unserved(model)
     handle = ask("tcdecomp_attach", model, criterion=criterion, dataset_size=size)
     if not isinstance(handle, Attachment):
         raise TypeError(
@@ -130,6 +136,17 @@ def attach(model: Any, criterion: TCDecomposition, dataset_size: SupportsIndex) 
             f"got {type(handle).__name__}"
         )
     return handle
+
+
+def _check_unserved(model: Any) -> None:
+    """Refuse a model that trains with a TCDecomposition by itself."""
+    if Attachment.of(model) is None and isinstance(model, nn.Module):
+        for name, module in model.named_modules():
+            if isinstance(module, TCDecomposition):
+                raise ValueError(
+                    f"model must not have a TCDecomposition; got {type(model).__name__}.{name}. "
+                    "Set its weights instead"
+                )
 
 
 def as_posterior(answer: object, name: str, *, generator: Generator | None = None) -> Posterior:

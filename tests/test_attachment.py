@@ -11,6 +11,7 @@ from torch.distributions import Normal
 
 from tcdecomp import TCDecomposition
 from tcdecomp.attachment import Attachment
+from tolerances import assert_close
 
 
 class Model(nn.Module):
@@ -260,3 +261,62 @@ def test_a_compiled_model_sees_attach_and_detach():
     assert compiled(x).item() == 102
     handle.detach()
     assert compiled(x).item() == 2
+
+
+# What the replacements of adapters are made of
+
+
+def add_excess(attachment, z, mu, logvar, size=None):
+    return attachment.excess(z, mu, logvar, size)
+
+
+class Summed(nn.Module):
+    def step(self, z, mu, logvar, size=None):
+        """Return nothing of its own."""
+        return z.new_zeros(())
+
+
+def moments(size=8):
+    g = torch.Generator().manual_seed(0)
+    return torch.randn(3, size, 2, generator=g, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weights", [{"beta": 6.0}, {"alpha": 0.0, "beta": 2.0, "gamma": 0.5}])
+def test_excess_is_that_of_the_terms(weights, reduction):
+    criterion = TCDecomposition(**weights, reduction=reduction)
+    handle = Attachment(Summed(), "step", add_excess, criterion, 100)
+    want = criterion.excess(criterion.decompose(*moments(), 100))
+    assert_close(handle.model.step(*moments()), want)
+
+
+def test_excess_is_nothing_with_weights_of_one():
+    handle = Attachment(Summed(), "step", add_excess, TCDecomposition(), 100)
+    assert handle.model.step(*moments()).item() == 0
+
+
+def test_terms_are_those_of_the_last_step_and_carry_no_graph():
+    criterion = TCDecomposition(beta=6)
+    handle = Attachment(Summed(), "step", add_excess, criterion, 100)
+    assert handle.terms() is None
+    z, mu, logvar = moments().requires_grad_()
+    handle.model.step(z, mu, logvar)
+    assert_close(torch.stack(handle.terms()), torch.stack(criterion.decompose(z, mu, logvar, 100)))
+    assert not handle.terms().kl.requires_grad
+    copy.deepcopy(handle.model)
+
+
+def test_the_framework_may_state_the_dataset_size():
+    criterion = TCDecomposition(beta=6)
+    handle = Attachment(Summed(), "step", add_excess, criterion, None, stated=True)
+    with pytest.raises(ValueError, match="since Summed did not state it in this step"):
+        handle.model.step(*moments())
+    stated = handle.model.step(*moments(), 50)
+    assert_close(stated, criterion.excess(criterion.decompose(*moments(), 50)))
+
+
+def test_a_dataset_size_that_nobody_states_must_be_given():
+    model = Summed()
+    with pytest.raises(ValueError, match=r"dataset_size must be given, .* a Summed does not state"):
+        Attachment(model, "step", add_excess, TCDecomposition(), None)
+    assert Attachment.of(model) is None

@@ -363,10 +363,22 @@ class Seam(nn.Module):
         return z.sum()
 
 
-@pytest.mark.parametrize("size", [10.5, True, "10", None])
+@pytest.mark.parametrize("size", [10.5, True, "10"])
 def test_attach_refuses_a_dataset_size_of_another_type(size):
     with pytest.raises(TypeError, match="dataset_size must be an int, the number N of items"):
         attach(Seam(), TCDecomposition(), size)
+
+
+def test_attach_needs_a_dataset_size_where_no_framework_states_it():
+    with pytest.raises(ValueError, match=r"dataset_size must be given, .* a Seam does not state"):
+        attach(Seam(), TCDecomposition())
+
+
+def test_attach_refuses_a_model_with_a_criterion_inside():
+    model = Seam()
+    model.inner = nn.Sequential(TCDecomposition())
+    with pytest.raises(ValueError, match=r"must not have a TCDecomposition; got Seam.inner.0"):
+        attach(model, TCDecomposition(), 10)
 
 
 @pytest.mark.parametrize("size", [0, -3])

@@ -94,11 +94,11 @@ class TCMonitor(TCMonitorMixin, Callback):
 
     Parameters
     ----------
-    dataset_size : int, optional
-        N, the number of items of the training set; by default that of the attachment or the
-        module.
     criterion : TCDecomposition, optional
-        Its estimator and prior are used, its weights are not; default as for ``dataset_size``.
+        Its estimator and prior are used, its weights are not; by default that of the attachment or
+        the module.
+    dataset_size : int, optional
+        N, the number of items of the training set; default as for ``criterion``.
     every_n_steps : int, optional
         Optimizer steps between logs of the training terms, 0 for none, which needs neither a
         posterior nor a ``dataset_size``; by default the trainer's ``log_every_n_steps``.
@@ -127,7 +127,9 @@ class TCMonitor(TCMonitorMixin, Callback):
 
 
 @hookimpl
-def tcdecomp_attach(model: Any, criterion: TCDecomposition, dataset_size: int) -> Attachment | None:
+def tcdecomp_attach(
+    model: Any, criterion: TCDecomposition, dataset_size: int | None
+) -> Attachment | None:
     """Add the criterion's excess over the plain KL to the loss of ``training_step``.
 
     The step is to leave its posterior in ``self.posterior``, with its graph, and to have a KL to

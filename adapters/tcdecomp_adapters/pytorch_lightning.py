@@ -24,7 +24,9 @@ class TCMonitor(TCMonitorMixin, Callback):
 
 
 @hookimpl
-def tcdecomp_attach(model: Any, criterion: TCDecomposition, dataset_size: int) -> Attachment | None:
+def tcdecomp_attach(
+    model: Any, criterion: TCDecomposition, dataset_size: int | None
+) -> Attachment | None:
     """Attach as :func:`tcdecomp_adapters.lightning.tcdecomp_attach` does."""
     if not isinstance(model, LightningModule):
         return None

@@ -77,15 +77,17 @@ class _Recorder(TCDecomposition):
 
     batch: tuple[Any, ...] = ()
 
-    def forward(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: SupportsIndex) -> Tensor:
-        self.batch = (z, mu, logvar, dataset_size)
-        return super().forward(z, mu, logvar, dataset_size)
+    def forward(self, *batch: Any, **options: Any) -> Tensor:
+        self.batch = batch
+        return super().forward(*batch, **options)
 
-    def decompose(
-        self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: SupportsIndex
-    ) -> Terms:
-        self.batch = (z, mu, logvar, dataset_size)
-        return super().decompose(z, mu, logvar, dataset_size)
+    def decompose(self, *batch: Any, **options: Any) -> Terms:
+        self.batch = batch
+        return super().decompose(*batch, **options)
+
+    def excess_of(self, *batch: Any, **options: Any) -> Tensor:
+        self.batch = batch
+        return super().excess_of(*batch, **options)
 
     def terms(self) -> Terms:
         return super().decompose(*self.batch)

@@ -90,6 +90,17 @@ def test_a_module_without_the_seam_is_told_of_the_loop():
         attach(nn.Linear(6, 4), TCDecomposition(), N)
 
 
+@pytest.mark.parametrize(
+    "kl_loss",
+    [lambda self, mu, logvar: mu.sum(), lambda self, mu, logvar, z: mu.sum(), lambda *args: 0],
+)
+def test_a_seam_with_other_arguments_is_refused(kl_loss):
+    model = type("Other", (VAE,), {"kl_loss": kl_loss})()
+    with pytest.raises(TypeError, match=r"Other.kl_loss must take \(z, mu, logvar\), .*; got \("):
+        attach(model, TCDecomposition(), N)
+    assert Attachment.of(model) is None
+
+
 def trained(model, steps=30):
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     torch.manual_seed(1)

@@ -12,13 +12,8 @@ from torch import Generator
 from tcdecomp import Posterior, TCDecomposition, encode
 from tcdecomp.attachment import Attachment
 from tcdecomp.batch import checked_size
+from tcdecomp.loaders import factors_of, rows_of, size_of
 from tcdecomp.plugins import NoAdapterError
-from tcdecomp_adapters._lightning.loaders import (
-    factors_of,
-    rows_of,
-    size_of,
-    validation_loaders,
-)
 from tcdecomp_adapters._lightning.step import check_reduction, left_posterior
 from tcdecomp_adapters._lightning.tally import Tally
 
@@ -30,8 +25,8 @@ class TCMonitorMixin:
 
     def __init__(
         self,
-        dataset_size: SupportsIndex | None = None,
         criterion: TCDecomposition | None = None,
+        dataset_size: SupportsIndex | None = None,
         *,
         every_n_steps: SupportsIndex | None = None,
         val_dataset_size: SupportsIndex | Sequence[SupportsIndex] | None = None,
@@ -93,7 +88,7 @@ class TCMonitorMixin:
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start anew, with the same noise as at every validation."""
-        self._loaders = validation_loaders(trainer)
+        self._loaders = _validation_loaders(trainer)
         self._sizes = self._val_sizes(self._loaders)
         self._tallies = [Tally(trainer.world_size) for _ in self._sizes]
         # Processes hold different items, and are to draw different noise.
@@ -166,6 +161,16 @@ class TCMonitorMixin:
             _known_size(loader, index) if size is None else size
             for index, (loader, size) in enumerate(zip(loaders, sizes, strict=True))
         ]
+
+
+def _validation_loaders(trainer: Any) -> list[Any]:
+    """Return the loaders of the validation that is running, in their order.
+
+    Not ``trainer.val_dataloaders``, which in ``trainer.validate`` are those of an earlier fit.
+    """
+    standalone = trainer.state.fn == "validate"
+    loop = trainer.validate_loop if standalone else trainer.fit_loop.epoch_loop.val_loop
+    return list(loop._combined_loader.flattened)
 
 
 def _checked_rhythm(every_n_steps: SupportsIndex) -> int:

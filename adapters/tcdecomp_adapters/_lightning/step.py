@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tcdecomp import Posterior, TCDecomposition
@@ -45,7 +44,7 @@ def check_reduction(criterion: TCDecomposition) -> None:
         )
 
 
-def attach_to_step(module: Any, criterion: TCDecomposition, dataset_size: int) -> Attachment:
+def attach_to_step(module: Any, criterion: TCDecomposition, dataset_size: int | None) -> Attachment:
     """Add the criterion's excess over the plain KL to the loss of the module's training_step.
 
     The loss that the step itself logs stays the one without.
@@ -53,12 +52,9 @@ def attach_to_step(module: Any, criterion: TCDecomposition, dataset_size: int) -
     Raises
     ------
     ValueError
-        If the module has a criterion of its own, optimizes by hand, or the criterion's reduction
-        is not "mean".
+        If the module optimizes by hand, or the criterion's reduction is not "mean".
     """
     name = type(module).__name__
-    if isinstance(getattr(module, "criterion", None), TCDecomposition):
-        raise ValueError(f"model must not have a TCDecomposition; set {name}.criterion instead")
     if not module.automatic_optimization:
         raise ValueError(
             "model must have automatic_optimization, since attach adds to the loss that "
@@ -98,14 +94,13 @@ def _loss_of(output: object) -> Tensor:
 
 
 def _with_excess(loss: Tensor, attachment: Attachment, posterior: Posterior) -> Tensor:
-    criterion, batch = attachment.criterion, (posterior.z, posterior.mu, posterior.logvar)
+    excess = attachment.excess(posterior.z, posterior.mu, posterior.logvar)
+    criterion = attachment.criterion
     if criterion.alpha == criterion.beta == criterion.gamma == 1:
-        with torch.no_grad():
-            criterion(*batch, attachment.dataset_size)  # for its checks: a schedule may go on
-        return loss
+        return loss  # after the checks, since a schedule may go on
     if loss.requires_grad and not (posterior.z.requires_grad and posterior.mu.requires_grad):
         raise ValueError(
             f"{type(attachment.model).__name__}.posterior must carry its graph for attach to train "
             "it; got detached tensors. Leave z, mu and logvar as the step computed them"
         )
-    return loss + criterion.excess(criterion.decompose(*batch, attachment.dataset_size))
+    return loss + excess

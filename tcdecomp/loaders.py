@@ -1,4 +1,4 @@
-"""What a validation batch says beside its posterior: the N it was drawn from, and its factors."""
+"""What a data loader says beside its batches: the N that they are drawn from, and their factors."""
 
 from __future__ import annotations
 
@@ -9,19 +9,9 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
-__all__ = ["factors_of", "rows_of", "size_of", "validation_loaders"]
+__all__ = ["factors_of", "rows_of", "size_of"]
 
 _SAMPLERS = (SequentialSampler, RandomSampler, DistributedSampler)
-
-
-def validation_loaders(trainer: Any) -> list[Any]:
-    """Return the loaders of the validation that is running, in their order.
-
-    Not ``trainer.val_dataloaders``, which in ``trainer.validate`` are those of an earlier fit.
-    """
-    standalone = trainer.state.fn == "validate"
-    loop = trainer.validate_loop if standalone else trainer.fit_loop.epoch_loop.val_loop
-    return list(loop._combined_loader.flattened)
 
 
 def size_of(loader: Any) -> int | None:
