@@ -11,19 +11,25 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Literal, SupportsIndex, get_args
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args
 
 import torch
 from torch import Tensor
 
+from tcdecomp import jackknife
 from tcdecomp.autocast import no_autocast
+from tcdecomp.bank import PosteriorBank
 from tcdecomp.components import Components
-from tcdecomp.estimators import Estimator, resolve
+from tcdecomp.distributed import GlobalBatch, Group, resolve_group
+from tcdecomp.estimators import Estimator, mss_jackknife, resolve
 from tcdecomp.kernels import Kernel, log_sums
 from tcdecomp.mixture import log_mixture, mean_log_mixture
-from tcdecomp.posterior import Posterior, log_normal
+from tcdecomp.posterior import Posterior, check_labels, log_normal
 from tcdecomp.priors import Prior, closed_form_kl, factors_of, log_prior
 from tcdecomp.terms import Terms
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["KL", "Batch", "Reduction", "check_options", "checked_size"]
 
@@ -38,10 +44,12 @@ _REDUCE: dict[Reduction, Callable[[Tensor], Tensor]] = {
 
 
 class Batch:
-    """One batch in working precision, with the options of an estimate.
+    """One batch in working precision, with its components of q(z) and the options of an estimate.
 
     Parameters and errors are those of :func:`tcdecomp.decompose`. Whatever is asked of the batch
     afterwards, everything is checked here.
+
+    With ``estimates=False``, for a loss of equal weights, no other process is asked.
     """
 
     def __init__(
@@ -51,40 +59,52 @@ class Batch:
         logvar: Tensor,
         dataset_size: SupportsIndex,
         *,
+        items: Tensor | None = None,
+        bank: PosteriorBank | None = None,
         estimator: str | Estimator,
         prior: Prior,
         kl: KL,
         reduction: Reduction,
+        process_group: Group = None,
         validate: bool,
         kernel: Kernel,
+        estimates: bool = True,
     ) -> None:
         check_options(kl, reduction, kernel)
-        posterior = Posterior(z, mu, logvar)
-        batch_size = posterior.z.shape[0]
-        self.weights = resolve(estimator)(batch_size - 1, checked_size(dataset_size, batch_size))
-        if validate and not torch.compiler.is_compiling():
-            posterior.check_values()
-        self.posterior = posterior.in_working_precision()
-        with no_autocast(self.posterior.z.device):
-            self.prior = factors_of(prior, self.posterior)
         self.kl_form = kl
         self.reduction = reduction
         self.kernel = kernel
+        group = resolve_group(process_group)
+        self.world: GlobalBatch | None = None
+        if group is None or not estimates:
+            given, size = _checked(z, mu, logvar, dataset_size, items, validate)
+        else:
+            given, size, self.world = _agreed(group, z, mu, logvar, dataset_size, items, validate)
+        self.posterior = given.in_working_precision()
+        with no_autocast(self.posterior.z.device):
+            self.prior = factors_of(prior, self.posterior)
+            self.components = self._components(items, bank, size)
+        self.dataset_size = size
+        self.estimator = resolve(estimator)
+        if group is None or self.world is not None:
+            self.weights = self.estimator(len(self.components.mu) - 1, size)
 
     def terms(self) -> Terms:
         """Return the three terms and the closed-form KL, reduced."""
-        z, mu, logvar = self.posterior.z, self.posterior.mu, self.posterior.logvar
+        z = self.posterior.z
         with no_autocast(z.device):
-            sums = log_sums(z, Components(mu, logvar), kernel=self.kernel)
-            log_qz, log_qz_j = log_mixture(sums, *self.weights)
-            log_product = log_qz_j.sum(1)
-            per_item = Terms(
-                index_code_mi=self._log_posterior() - log_qz,
-                total_correlation=log_qz - log_product,
-                dimension_wise_kl=log_product - log_prior(self.prior, z),
-                kl=self._kl() if self.kl_form == "closed" else None,
-            )
-        return per_item.map(_REDUCE[self.reduction])
+            log_qz, log_qz_j = self._log_mixture()
+            return self._terms(log_qz, log_qz_j.sum(1))
+
+    def terms_by(self, *estimators: Estimator) -> list[Terms]:
+        """Return :meth:`terms` under several weights of the same log-sums."""
+        others, results = len(self.components.mu) - 1, []
+        with no_autocast(self.posterior.z.device):
+            sums = log_sums(self.posterior.z, self.components, kernel=self.kernel)
+            for estimator in estimators:
+                log_qz, log_qz_j = log_mixture(sums, *estimator(others, self.dataset_size))
+                results.append(self._terms(log_qz, log_qz_j.sum(1)))
+        return results
 
     def weighted_kl(self, alpha: float, beta: float, gamma: float) -> Tensor:
         """Return ``terms().weigh(alpha, beta, gamma)``, without what it can spare.
@@ -96,18 +116,59 @@ class Batch:
         if estimates and self.reduction != "mean":
             return self.terms().weigh(alpha, beta, gamma)
         with no_autocast(self.posterior.z.device):
-            loss = gamma * _REDUCE[self.reduction](self._kl())
+            loss = gamma * self._reduce(self._kl())
             if alpha != gamma:
-                loss = loss + (alpha - gamma) * self._log_posterior().mean()
+                loss = loss + (alpha - gamma) * self._reduce(self._log_posterior())
             if estimates:
-                loss = loss + mean_log_mixture(
-                    self.posterior,
-                    self.weights,
-                    joint=beta - alpha,
-                    marginal=gamma - beta,
-                    kernel=self.kernel,
-                )
+                loss = loss + self._mean_log_mixture(joint=beta - alpha, marginal=gamma - beta)
         return loss
+
+    def _components(
+        self, items: Tensor | None, bank: PosteriorBank | None, size: int
+    ) -> Components:
+        """Return what q(z) is a mixture of: own rows, other processes' rows, the bank's entries."""
+        mu, logvar = self.posterior.mu, self.posterior.logvar
+        if self.world is not None:
+            others = self.world.others(torch.cat([mu, logvar], 1)).chunk(2, dim=1)
+            mu, logvar = torch.cat([mu, others[0]]), torch.cat([logvar, others[1]])
+            if items is not None:
+                items = self.world.all(items[:, None])[:, 0]
+        if bank is not None and (held := bank.others(mu, items, size)) is not None:
+            mu, logvar = torch.cat([mu, held[0]]), torch.cat([logvar, held[1]])
+        return Components(mu, logvar)
+
+    def _log_mixture(self) -> tuple[Tensor, Tensor]:
+        """Return the estimated log q(z), shape (M,), and log q(z_j), shape (M, D)."""
+        z, components = self.posterior.z, self.components
+        if self.estimator is mss_jackknife:
+            return jackknife.log_mixture(z, components, self.dataset_size)
+        sums = log_sums(z, components, kernel=self.kernel)
+        return log_mixture(sums, *self.weights)
+
+    def _mean_log_mixture(self, *, joint: float, marginal: float) -> Tensor:
+        alone = self.world is None and len(self.components.mu) == len(self.posterior.z)
+        if alone and self.estimator is not mss_jackknife:
+            weights, kernel = self.weights, self.kernel
+            return mean_log_mixture(
+                self.posterior, weights, joint=joint, marginal=marginal, kernel=kernel
+            )
+        log_qz, log_qz_j = self._log_mixture()
+        return self._reduce(joint * log_qz + marginal * log_qz_j.sum(1))
+
+    def _terms(self, log_qz: Tensor, log_product: Tensor) -> Terms:
+        per_item = Terms(
+            index_code_mi=self._log_posterior() - log_qz,
+            total_correlation=log_qz - log_product,
+            dimension_wise_kl=log_product - log_prior(self.prior, self.posterior.z),
+            kl=self._kl() if self.kl_form == "closed" else None,
+        )
+        return per_item.map(self._reduce)
+
+    def _reduce(self, per_item: Tensor) -> Tensor:
+        reduced = _REDUCE[self.reduction](per_item)
+        if self.world is not None and self.reduction == "mean":
+            return self.world.share * reduced
+        return reduced
 
     def _log_posterior(self) -> Tensor:
         posterior = self.posterior
@@ -117,6 +178,38 @@ class Batch:
         if self.kl_form == "closed":
             return closed_form_kl(self.prior, self.posterior)
         return self._log_posterior() - log_prior(self.prior, self.posterior.z)
+
+
+def _checked(
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    dataset_size: SupportsIndex,
+    items: Tensor | None,
+    validate: bool,
+) -> tuple[Posterior, int]:
+    """Return the batch of this process and N, or refuse them."""
+    posterior = Posterior(z, mu, logvar)
+    size = checked_size(dataset_size, len(posterior.z))
+    check_labels("items", items, posterior.mu)
+    if validate and not torch.compiler.is_compiling():
+        posterior.check_values()
+    return posterior, size
+
+
+def _agreed(
+    group: ProcessGroup, z: Tensor, mu: Tensor, logvar: Tensor, *rest: Any
+) -> tuple[Posterior, int, GlobalBatch]:
+    """Return the same, if no process has anything to refuse, and the global batch."""
+    try:
+        posterior, size = _checked(z, mu, logvar, *rest)
+    except (TypeError, ValueError) as error:
+        tensor = z if isinstance(z, Tensor) else torch.empty(0)
+        GlobalBatch(group, tensor, 0, error)
+        raise
+    world = GlobalBatch(group, z, size)
+    checked_size(size, world.size)
+    return posterior, size, world
 
 
 def check_options(kl: KL, reduction: Reduction, kernel: Kernel) -> None:

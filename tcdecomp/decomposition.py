@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import SupportsIndex
-
 from torch import Tensor
 
+from tcdecomp.bank import PosteriorBank
 from tcdecomp.batch import KL, Batch, Reduction
+from tcdecomp.conditional import DatasetSize, evaluate
+from tcdecomp.distributed import Group
 from tcdecomp.estimators import Estimator
 from tcdecomp.kernels import Kernel
 from tcdecomp.priors import Prior
@@ -19,12 +20,16 @@ def decompose(
     z: Tensor,
     mu: Tensor,
     logvar: Tensor,
-    dataset_size: SupportsIndex,
+    dataset_size: DatasetSize,
     *,
+    items: Tensor | None = None,
+    bank: PosteriorBank | None = None,
+    condition: Tensor | None = None,
     estimator: str | Estimator = "mss",
     prior: Prior = None,
     kl: KL = "closed",
     reduction: Reduction = "mean",
+    process_group: Group = None,
     validate: bool = True,
     kernel: Kernel = "auto",
 ) -> Terms:
@@ -40,8 +45,17 @@ def decompose(
         A sample from each item's posterior N(mu, exp(logvar)), its mean and log-variance.
     dataset_size : int
         N, the number of items of the data set that this batch was drawn from without
-        replacement: for a validation batch, the size of the validation set.
-    estimator : {"mss", "mws", "inclusive"} or callable
+        replacement: for a validation batch, the size of the validation set. With a condition, a
+        mapping from each label to its number of items.
+    items : Tensor, shape (M,), integer, optional
+        The data-set indices of the rows, by which a bank knows them.
+    bank : PosteriorBank, optional
+        Earlier posteriors of other items, which join the components of q(z); see
+        :class:`tcdecomp.bank.PosteriorBank`.
+    condition : Tensor, shape (M,), integer, optional
+        A label for each row: q(z|c) is decomposed for each label c from the rows that have it, and
+        the results are averaged over the rows. Each label needs two rows, or to have one item.
+    estimator : {"mss", "mss-jackknife", "mws", "inclusive"} or callable
         How the batch stands for the data set; see :mod:`tcdecomp.estimators`.
     prior : Distribution or callable, optional
         A factorised prior of batch shape (), (1,) or (D,), or a callable (a module, for a
@@ -50,6 +64,11 @@ def decompose(
         Whether ``Terms.kl`` is the closed form, or None for priors that have no closed form.
     reduction : {"mean", "sum", "none"}
         Over the M items; "none" gives terms of shape (M,).
+    process_group : ProcessGroup or "world", optional
+        Processes whose rows are one batch: M and the components are those of all of them, z and
+        the terms this process's. All of them must call. With reduction "mean" the average of the
+        results over processes is the mean over the whole batch, and gradients averaged over
+        processes, as DistributedDataParallel does, are those of one process.
     validate : bool
         Refuse values that are not finite, and z equal to mu. The look waits for an accelerator;
         under ``torch.compile`` it is left out.
@@ -67,9 +86,9 @@ def decompose(
     TypeError
         If an argument has the wrong type: an integer tensor, a ``dataset_size`` that is no int.
     ValueError
-        If shapes or devices differ, ``dataset_size`` is below M, M is 1 where the estimator
-        needs other items, a value is not finite, z is mu, an option is unknown, or the prior
-        does not factorise or has no closed-form KL.
+        If shapes or devices differ, ``dataset_size`` is below M, M is too small for the estimator
+        or for a label, the bank was not cleared, a process has no rows, a value is not finite, z
+        is mu, an option is unknown, or the prior does not factorise or has no closed-form KL.
 
     References
     ----------
@@ -87,16 +106,20 @@ def decompose(
     >>> bool(terms.index_code_mi < terms.kl)
     True
     """
-    batch = Batch(
+    return evaluate(
+        Batch.terms,
         z,
         mu,
         logvar,
         dataset_size,
+        items=items,
+        bank=bank,
+        condition=condition,
         estimator=estimator,
         prior=prior,
         kl=kl,
         reduction=reduction,
+        process_group=process_group,
         validate=validate,
         kernel=kernel,
     )
-    return batch.terms()

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from numbers import Real
 
-__all__ = ["ESTIMATORS", "Estimator", "inclusive", "mss", "mws", "resolve"]
+__all__ = ["ESTIMATORS", "Estimator", "inclusive", "mss", "mss_jackknife", "mws", "resolve"]
 
 Estimator = Callable[[int, int], tuple[float, float]]
 
@@ -53,7 +53,32 @@ def inclusive(others: int, dataset_size: int) -> tuple[float, float]:
     return weight, weight
 
 
-ESTIMATORS: dict[str, Estimator] = {"mss": mss, "mws": mws, "inclusive": inclusive}
+def mss_jackknife(others: int, dataset_size: int) -> tuple[float, float]:
+    """Take the bias of the logarithm off that of :func:`mss`; the weights are its own.
+
+    q(z) is estimated without bias by :func:`mss`, log q(z) is not. The delete-one jackknife for
+    drawing without replacement leaves out one other component at a time; see
+    :mod:`tcdecomp.jackknife`. At M = N it is exact, too.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two others, though the data set has other items.
+    """
+    if others < 2 and dataset_size > 1:
+        raise ValueError(
+            "z, mu and logvar must have M >= 3 rows for estimator 'mss-jackknife' when "
+            f"dataset_size is above 1; got M = {others + 1} with dataset_size {dataset_size}"
+        )
+    return mss(others, dataset_size)
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "mss": mss,
+    "mss-jackknife": mss_jackknife,
+    "mws": mws,
+    "inclusive": inclusive,
+}
 
 
 def resolve(estimator: str | Estimator) -> Estimator:

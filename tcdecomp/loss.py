@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import Any, SupportsIndex
+from typing import Any
 
 from torch import Tensor, nn
 
+from tcdecomp.bank import PosteriorBank
 from tcdecomp.batch import KL, Batch, Reduction, check_options
+from tcdecomp.conditional import DatasetSize, evaluate
+from tcdecomp.distributed import Group
 from tcdecomp.estimators import Estimator, resolve
 from tcdecomp.kernels import Kernel
 from tcdecomp.priors import Prior, check_prior
@@ -36,7 +39,7 @@ class TCDecomposition(nn.Module):
         least 0. They are plain attributes, which a schedule may set at any step. (torch.compile
         compiles a module anew for each value of an attribute: with a schedule, compile
         :meth:`decompose` and weigh its terms outside.)
-    estimator : {"mss", "mws", "inclusive"} or callable
+    estimator : {"mss", "mss-jackknife", "mws", "inclusive"} or callable
         How a batch stands for the data set; see :mod:`tcdecomp.estimators`.
     kl : {"closed", "sampled"}
         "sampled" puts the samples' KL in place of the closed form, for priors that have none.
@@ -45,6 +48,10 @@ class TCDecomposition(nn.Module):
         None is the standard normal.
     reduction : {"mean", "sum", "none"}
         Over the items of the batch.
+    process_group : ProcessGroup or "world", optional
+        Processes whose rows are one batch; see :func:`tcdecomp.decompose`. With equal weights
+        nothing is estimated, and each process returns the mean over its own rows without asking
+        the others. A module with a ProcessGroup cannot be copied or pickled, with "world" it can.
     validate : bool, optional
         Whether each call looks for values that are not finite, and for z equal to mu. None does
         so on the CPU only: on an accelerator the look would stall every step. Under
@@ -92,6 +99,7 @@ class TCDecomposition(nn.Module):
         kl: KL = "closed",
         prior: Prior = None,
         reduction: Reduction = "mean",
+        process_group: Group = None,
         validate: bool | None = None,
         kernel: Kernel = "auto",
     ) -> None:
@@ -100,41 +108,64 @@ class TCDecomposition(nn.Module):
         check_prior(prior)
         resolve(estimator)
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
-        self._check_weights()
+        self._checked_weights()
         self.estimator = estimator
         self.kl = kl
         self.prior = prior
         self.reduction = reduction
+        self.process_group = process_group
         self.validate = validate
         self.kernel = kernel
 
-    def forward(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: SupportsIndex) -> Tensor:
+    def forward(
+        self,
+        z: Tensor,
+        mu: Tensor,
+        logvar: Tensor,
+        dataset_size: DatasetSize,
+        *,
+        items: Tensor | None = None,
+        bank: PosteriorBank | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
         """Return the weighted KL term of one batch, in nats.
 
         Parameters
         ----------
         z, mu, logvar : Tensor, shape (M, D)
             A sample from each item's posterior N(mu, exp(logvar)), its mean and log-variance.
-        dataset_size : int
+        dataset_size : int, or mapping of labels to ints
             N, the number of items of the data set that this batch was drawn from.
+        items, bank, condition : optional
+            As in :func:`tcdecomp.decompose`.
 
         Raises
         ------
         TypeError, ValueError
             As :func:`tcdecomp.decompose` does, whatever the weights are.
         """
-        self._check_weights()
-        batch = Batch(z, mu, logvar, dataset_size, **self._options(z))
-        return batch.weighted_kl(self.alpha, self.beta, self.gamma)
+        weights = self._checked_weights()
+        return self._weighted_kl(
+            weights, z, mu, logvar, dataset_size, items=items, bank=bank, condition=condition
+        )
 
     def decompose(
-        self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: SupportsIndex
+        self,
+        z: Tensor,
+        mu: Tensor,
+        logvar: Tensor,
+        dataset_size: DatasetSize,
+        *,
+        items: Tensor | None = None,
+        bank: PosteriorBank | None = None,
+        condition: Tensor | None = None,
     ) -> Terms:
         """Return the terms that :meth:`forward` weighs, estimated with this module's options.
 
         Parameters, errors and result are those of :func:`tcdecomp.decompose`.
         """
-        return Batch(z, mu, logvar, dataset_size, **self._options(z)).terms()
+        data = {"items": items, "bank": bank, "condition": condition, **self._options(z)}
+        return evaluate(Batch.terms, z, mu, logvar, dataset_size, **data)
 
     def weigh(self, terms: Terms) -> Tensor:
         """Return the loss from terms that are already there, in their shape.
@@ -144,8 +175,7 @@ class TCDecomposition(nn.Module):
         terms : Terms
             As :meth:`decompose` returned them, with their graph if the loss is to be trained.
         """
-        self._check_weights()
-        return terms.weigh(self.alpha, self.beta, self.gamma)
+        return terms.weigh(*self._checked_weights())
 
     def excess(self, terms: Terms) -> Tensor:
         """Return the loss less the plain KL: what a framework that adds its own KL lacks.
@@ -157,24 +187,49 @@ class TCDecomposition(nn.Module):
         terms : Terms
             As :meth:`decompose` returned them.
         """
-        self._check_weights()
-        return terms.weigh(self.alpha - 1, self.beta - 1, self.gamma - 1)
+        alpha, beta, gamma = self._checked_weights()
+        return terms.weigh(alpha - 1, beta - 1, gamma - 1)
 
     def excess_of(
-        self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: SupportsIndex
+        self,
+        z: Tensor,
+        mu: Tensor,
+        logvar: Tensor,
+        dataset_size: DatasetSize,
+        *,
+        items: Tensor | None = None,
+        bank: PosteriorBank | None = None,
+        condition: Tensor | None = None,
     ) -> Tensor:
         """Return ``excess(decompose(...))`` of one batch, at the cost of :meth:`forward`.
 
         Parameters, errors and result are those of :meth:`forward`. With weights of 1 it is 0.
         """
-        self._check_weights()
-        batch = Batch(z, mu, logvar, dataset_size, **self._options(z))
-        return batch.weighted_kl(self.alpha - 1, self.beta - 1, self.gamma - 1)
+        alpha, beta, gamma = self._checked_weights()
+        weights = alpha - 1, beta - 1, gamma - 1
+        return self._weighted_kl(
+            weights, z, mu, logvar, dataset_size, items=items, bank=bank, condition=condition
+        )
 
     def extra_repr(self) -> str:
         """Return the options that a printed module shows."""
         names = ("alpha", "beta", "gamma", "estimator", "kl", "reduction")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def _weighted_kl(
+        self,
+        weights: tuple[float, float, float],
+        z: Tensor,
+        mu: Tensor,
+        logvar: Tensor,
+        dataset_size: DatasetSize,
+        **data: Any,
+    ) -> Tensor:
+        alpha, beta, gamma = weights
+        options = {**data, **self._options(z), "estimates": not alpha == beta == gamma}
+        return evaluate(
+            lambda batch: batch.weighted_kl(*weights), z, mu, logvar, dataset_size, **options
+        )
 
     def _options(self, z: Tensor) -> dict[str, Any]:
         validate = self.validate
@@ -185,11 +240,12 @@ class TCDecomposition(nn.Module):
             "prior": self.prior,
             "kl": self.kl,
             "reduction": self.reduction,
+            "process_group": self.process_group,
             "validate": validate,
             "kernel": self.kernel,
         }
 
-    def _check_weights(self) -> None:
+    def _checked_weights(self) -> tuple[float, float, float]:
         for name, low in (("alpha", -math.inf), ("beta", 0), ("gamma", 0)):
             weight = getattr(self, name)
             if isinstance(weight, bool) or not isinstance(weight, Real):
@@ -197,3 +253,4 @@ class TCDecomposition(nn.Module):
             if not (-math.inf < float(weight) < math.inf and float(weight) >= low):
                 expected = "finite" if name == "alpha" else "finite and at least 0"
                 raise ValueError(f"{name} must be {expected}; got {weight}")
+        return self.alpha, self.beta, self.gamma

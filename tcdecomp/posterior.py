@@ -46,6 +46,29 @@ def check_tensors(**tensors: Tensor) -> None:
         raise ValueError(f"{names} must be on one device; got {', '.join(map(str, devices))}")
 
 
+def check_labels(name: str, labels: Tensor | None, mu: Tensor) -> None:
+    """Refuse what is neither None nor an integer for each row of ``mu``; errors give the name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the labels are not an integer tensor of shape (M,) on the device of ``mu``.
+    """
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor of integers; got {type(labels).__name__}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"{name} must have an integer dtype; got {labels.dtype}")
+    if labels.shape != mu.shape[:1]:
+        raise ValueError(
+            f"{name} must have shape ({len(mu)},), an integer for each row; "
+            f"got {tuple(labels.shape)}"
+        )
+    if labels.device != mu.device:
+        raise ValueError(f"{name} must be on the device of mu, {mu.device}; got {labels.device}")
+
+
 def check_finite(name: str, tensor: Tensor) -> None:
     """Raise a ValueError that names the first value of an (M, D) tensor that is not finite."""
     finite = tensor.isfinite()

@@ -125,7 +125,11 @@ def test_any_integer_is_a_size(size):
 
 
 OPTIONS = {
-    "estimator": ("mmm", ValueError, "estimator must be one of 'mss', 'mws', 'inclusive', or a"),
+    "estimator": (
+        "mmm",
+        ValueError,
+        "estimator must be one of 'mss', 'mss-jackknife', 'mws', 'inclusive', or a",
+    ),
     "estimator type": (3, TypeError, "estimator must be a name or a callable"),
     "kl": ("open", ValueError, "kl must be one of 'closed', 'sampled'; got 'open'"),
     "reduction": ("max", ValueError, "reduction must be one of 'mean', 'sum', 'none'; got 'max'"),

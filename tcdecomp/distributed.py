@@ -1,0 +1,151 @@
+"""The global batch of several processes, each of which holds some of its rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Union
+
+import torch
+from torch import Tensor, distributed
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F  # noqa: N812
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+__all__ = ["GlobalBatch", "Group", "resolve_group"]
+
+Group = Union["ProcessGroup", Literal["world"], None]
+
+_FINE, _EMPTY, _REFUSED = range(3)
+
+
+def resolve_group(process_group: Group) -> ProcessGroup | None:
+    """Return the group of processes meant, or None for this process alone.
+
+    Raises
+    ------
+    TypeError
+        If it is neither None, "world" nor a ProcessGroup.
+    ValueError
+        If this process has joined no group, or not this one.
+    """
+    if process_group is None:
+        return None
+    if not distributed.is_available() or not (
+        process_group == "world" or isinstance(process_group, distributed.ProcessGroup)
+    ):
+        raise TypeError(
+            'process_group must be None, "world" or a torch.distributed ProcessGroup; '
+            f"got {process_group!r}"
+        )
+    if not distributed.is_initialized():
+        raise ValueError(
+            "process_group must be None before torch.distributed.init_process_group; got "
+            f"{process_group!r}"
+        )
+    group = distributed.group.WORLD if process_group == "world" else process_group
+    if group is None or distributed.get_rank(group) < 0:
+        raise ValueError("process_group must be one that this process belongs to")
+    return group
+
+
+class GlobalBatch:
+    """How many rows each process of a group brings, agreed on by all of them.
+
+    Every process of the group makes one at the same time. One that never does is noticed by the
+    group's timeout only.
+
+    Parameters
+    ----------
+    group : ProcessGroup
+        From :func:`resolve_group`.
+    tensor : Tensor, shape (M, D)
+        This process's rows.
+    dataset_size : int
+        N, the same in every process.
+    error : Exception, optional
+        Why this process cannot take part. It is raised here, and every other process raises too.
+
+    Raises
+    ------
+    ValueError
+        If a process has no rows, or cannot take part, or D or N differ.
+    """
+
+    def __init__(
+        self,
+        group: ProcessGroup,
+        tensor: Tensor,
+        dataset_size: int,
+        error: Exception | None = None,
+    ) -> None:
+        self.group = group
+        self.rank = distributed.get_rank(group)
+        rows, dim = tensor.shape if tensor.dim() == 2 else (0, 0)
+        state = _FINE if error is None else _EMPTY if rows == 0 else _REFUSED
+        said = torch.tensor([state, rows, dim, dataset_size], device=tensor.device)
+        answers = [torch.empty_like(said) for _ in range(distributed.get_world_size(group))]
+        distributed.all_gather(answers, said, group)
+        if error is not None:
+            raise error
+        states, rows_of_all, dims, sizes = torch.stack(answers).T.tolist()
+        _check_agreement(states, dims, sizes)
+        self.rows: list[int] = rows_of_all
+
+    @property
+    def size(self) -> int:
+        """M, the rows of all processes."""
+        return sum(self.rows)
+
+    @property
+    def share(self) -> float:
+        """What this process's mean counts in the average over processes: rows * processes / M."""
+        return self.rows[self.rank] * len(self.rows) / self.size
+
+    def others(self, tensor: Tensor) -> Tensor:
+        """Return the rows of the other processes, in the order of their ranks, with gradient."""
+        parts = self._parts(tensor)
+        return torch.cat([tensor[:0], *parts[: self.rank], *parts[self.rank + 1 :]])
+
+    def all(self, tensor: Tensor) -> Tensor:
+        """Return the rows of all processes, in the order of their ranks, with gradient."""
+        return torch.cat(self._parts(tensor))
+
+    def _parts(self, tensor: Tensor) -> list[Tensor]:
+        padded = F.pad(tensor, (0, 0, 0, max(self.rows) - len(tensor)))
+        parts: Tensor = _Gather.apply(padded, self.group)  # type: ignore[no-untyped-call]
+        return [part[:count] for part, count in zip(parts, self.rows, strict=True)]
+
+
+class _Gather(torch.autograd.Function):
+    """Stack every process's tensor; the gradient of each comes from all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size(group))]
+        distributed.all_gather(parts, tensor.contiguous(), group)
+        return torch.stack(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        total = grad.contiguous().clone()
+        distributed.all_reduce(total, group=ctx.group)
+        return total[distributed.get_rank(ctx.group)], None
+
+
+def _check_agreement(states: list[int], dims: list[int], sizes: list[int]) -> None:
+    for state, complaint in (
+        (_EMPTY, "have rows in every process of process_group; none came from"),
+        (_REFUSED, "be valid in every process of process_group; they were refused in"),
+    ):
+        ranks = [str(rank) for rank, other in enumerate(states) if other == state]
+        if ranks:
+            raise ValueError(f"z, mu and logvar must {complaint} rank {', '.join(ranks)}")
+    for name, values in (
+        ("z, mu and logvar must have one D", dims),
+        ("dataset_size must be one", sizes),
+    ):
+        if len(set(values)) > 1:
+            raise ValueError(f"{name} in every process of process_group; got {values} by rank")

@@ -1,0 +1,104 @@
+r"""log q(z) with the bias of the logarithm taken off: the delete-one jackknife of MSS.
+
+MSS is unbiased for q(z), and so by Jensen's inequality log q(z) comes out too small. Let m be the
+number of others, n = N - 1 the number of items that they stand for, and
+
+    L    = log( e^own / N + (N - 1) / (N m) sum_k e^l_k ),
+    L_-k = the same without the other k, the rest weighted (N - 1) / (N (m - 1)).
+
+For m of n drawn without replacement the bias of L is of the order 1/m - 1/n, which the jackknife
+removes:
+
+    log q_J = a L - (a - 1) mean_k L_-k,    a = m (n - m + 1) / n.
+
+At m = n it is L, which is then exact. (Quenouille 1956; with n infinite a is m, the plain form.)
+
+Leaving out by subtraction loses all digits where one other outweighs the rest. So each row's
+largest other is left out exactly, and of the rest none weighs more than a half of the sum, for
+which log1p of the negative share is accurate.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, inf
+from torch.utils.checkpoint import checkpoint
+
+from tcdecomp.components import Components
+from tcdecomp.posterior import log_normal
+
+__all__ = ["log_mixture"]
+
+TILE = 2**20  # elements of an intermediate tensor
+
+
+def log_mixture(z: Tensor, components: Components, dataset_size: int) -> tuple[Tensor, Tensor]:
+    """Return the jackknifed log q(z), shape (M,), and log q(z_j), shape (M, D), in nats.
+
+    Memory is linear in the number of components: rows are taken a few at a time, in the backward
+    again.
+
+    Parameters
+    ----------
+    z : Tensor, shape (M, D)
+        Points, float32 or float64.
+    components : Components
+        The first M are the points' own, in order; there are at least 3, or 1 where N = 1.
+    dataset_size : int
+        N.
+    """
+    mu, logvar, _ = components
+    rows = max(1, TILE // (mu.shape[0] * (mu.shape[1] + 1)))
+    parts = [
+        checkpoint(
+            _rows,
+            points,
+            mu,
+            logvar,
+            start * rows,
+            dataset_size,
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        for start, points in enumerate(torch.split(z, rows))
+    ]
+    densities = torch.cat(parts)
+    return densities[:, -1], densities[:, :-1]
+
+
+def _rows(z: Tensor, mu: Tensor, logvar: Tensor, start: int, dataset_size: int) -> Tensor:
+    """Return the log-densities of some points, shape (B, D + 1), the joint last."""
+    logs = log_normal(z[:, None, :], mu, logvar)
+    logs = torch.cat([logs, logs.sum(-1, keepdim=True)], -1)  # (B, K, D + 1)
+    index = torch.arange(start, start + len(z), device=z.device)
+    own = logs[torch.arange(len(z), device=z.device), index]
+    is_own = torch.arange(mu.shape[0], device=z.device) == index[:, None]
+    return _jackknifed(own, logs.masked_fill(is_own[..., None], -inf), dataset_size)
+
+
+def _jackknifed(own: Tensor, logs: Tensor, dataset_size: int) -> Tensor:
+    """Return log q_J of shape (B, D + 1) from own and others' log-densities, own's place -inf."""
+    others, population = logs.shape[1] - 1, dataset_size - 1
+    log_own = own - math.log(dataset_size)
+    if others == population:  # all items are there: exact
+        return torch.logaddexp(log_own, logs.logsumexp(1) - math.log(dataset_size))
+    factor = others * (population - others + 1) / population
+    log_weight = math.log(population / (dataset_size * others))
+    log_weight_less_one = math.log(population / (dataset_size * (others - 1)))
+
+    top = logs.argmax(1, keepdim=True)
+    largest = logs.gather(1, top).squeeze(1)
+    rest = logs.scatter(1, top, -inf)
+    without_largest = rest.logsumexp(1)
+    full = torch.logaddexp(log_own, torch.logaddexp(largest, without_largest) + log_weight)
+
+    # With one other left out, the sum over the rest is weighted anew.
+    raised = torch.logaddexp(
+        log_own, torch.logaddexp(largest, without_largest) + log_weight_less_one
+    )
+    share = (rest + (log_weight_less_one - raised)[:, None]).exp()
+    left_out = raised * (others - 1) + torch.log1p(-share).sum(1)
+    left_out = left_out + torch.logaddexp(log_own, without_largest + log_weight_less_one)
+    return factor * full - (factor - 1) * left_out / others
