@@ -22,7 +22,7 @@ from tcdecomp.bank import PosteriorBank
 from tcdecomp.components import Components
 from tcdecomp.distributed import GlobalBatch, Group, resolve_group
 from tcdecomp.estimators import Estimator, mss_jackknife, resolve
-from tcdecomp.kernels import Kernel, log_sums
+from tcdecomp.kernels import Kernel, LogSums, log_sums
 from tcdecomp.mixture import log_mixture, mean_log_mixture
 from tcdecomp.posterior import Posterior, check_labels, log_normal
 from tcdecomp.priors import Prior, closed_form_kl, factors_of, log_prior
@@ -83,7 +83,7 @@ class Batch:
         self.posterior = given.in_working_precision()
         with no_autocast(self.posterior.z.device):
             self.prior = factors_of(prior, self.posterior)
-            self.components = self._components(items, bank, size)
+            self.components, self.own = self._components(items, bank, size)
         self.dataset_size = size
         self.estimator = resolve(estimator)
         if group is None or self.world is not None:
@@ -100,7 +100,7 @@ class Batch:
         """Return :meth:`terms` under several weights of the same log-sums."""
         others, results = len(self.components.mu) - 1, []
         with no_autocast(self.posterior.z.device):
-            sums = log_sums(self.posterior.z, self.components, kernel=self.kernel)
+            sums = self._log_sums()
             for estimator in estimators:
                 log_qz, log_qz_j = log_mixture(sums, *estimator(others, self.dataset_size))
                 results.append(self._terms(log_qz, log_qz_j.sum(1)))
@@ -125,25 +125,33 @@ class Batch:
 
     def _components(
         self, items: Tensor | None, bank: PosteriorBank | None, size: int
-    ) -> Components:
-        """Return what q(z) is a mixture of: own rows, other processes' rows, the bank's entries."""
+    ) -> tuple[Components, Posterior]:
+        """Return what q(z) is a mixture of, own rows first, and each point with its own."""
         mu, logvar = self.posterior.mu, self.posterior.logvar
         if self.world is not None:
             others = self.world.others(torch.cat([mu, logvar], 1)).chunk(2, dim=1)
             mu, logvar = torch.cat([mu, others[0]]), torch.cat([logvar, others[1]])
             if items is not None:
                 items = self.world.all(items[:, None])[:, 0]
-        if bank is not None and (held := bank.others(mu, items, size)) is not None:
-            mu, logvar = torch.cat([mu, held[0]]), torch.cat([logvar, held[1]])
-        return Components(mu, logvar)
+        held = None if bank is None else bank.others(mu, items, size)
+        if held is None:
+            return Components(mu, logvar), self.posterior
+        attached, detached = len(mu) - 1, len(held[0])
+        own = _damped(self.posterior, attached / max(attached + detached, 1))
+        return Components(torch.cat([mu, held[0]]), torch.cat([logvar, held[1]])), own
 
     def _log_mixture(self) -> tuple[Tensor, Tensor]:
         """Return the estimated log q(z), shape (M,), and log q(z_j), shape (M, D)."""
-        z, components = self.posterior.z, self.components
         if self.estimator is mss_jackknife:
-            return jackknife.log_mixture(z, components, self.dataset_size)
-        sums = log_sums(z, components, kernel=self.kernel)
-        return log_mixture(sums, *self.weights)
+            return jackknife.log_mixture(self.own, self.components, self.dataset_size)
+        return log_mixture(self._log_sums(), *self.weights)
+
+    def _log_sums(self) -> LogSums:
+        sums = log_sums(self.posterior.z, self.components, kernel=self.kernel)
+        if self.own is self.posterior:
+            return sums
+        own_j = log_normal(self.own.z, self.own.mu, self.own.logvar)
+        return sums._replace(own=own_j.sum(1), own_j=own_j)
 
     def _mean_log_mixture(self, *, joint: float, marginal: float) -> Tensor:
         alone = self.world is None and len(self.components.mu) == len(self.posterior.z)
@@ -171,8 +179,7 @@ class Batch:
         return reduced
 
     def _log_posterior(self) -> Tensor:
-        posterior = self.posterior
-        return log_normal(posterior.z, posterior.mu, posterior.logvar).sum(1)
+        return log_normal(self.own.z, self.own.mu, self.own.logvar).sum(1)
 
     def _kl(self) -> Tensor:
         if self.kl_form == "closed":
@@ -210,6 +217,17 @@ def _agreed(
     world = GlobalBatch(group, z, size)
     checked_size(size, world.size)
     return posterior, size, world
+
+
+def _damped(posterior: Posterior, share: float) -> Posterior:
+    """Return the same values, of whose gradient mu and logvar get a share; z keeps its own.
+
+    The gradient of log q(z) for the components has expectation 0 over all of them. Where a bank's
+    entries carry no graph, a point's own component, and log q(z|n), whose gradient its own
+    cancels, may count no more than the others of the batch do for all others.
+    """
+    mu, logvar = (t.detach() + share * (t - t.detach()) for t in (posterior.mu, posterior.logvar))
+    return Posterior(posterior.z, mu, logvar)
 
 
 def check_options(kl: KL, reduction: Reduction, kernel: Kernel) -> None:

@@ -12,11 +12,28 @@ from torch.nn import functional as F  # noqa: N812
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["GlobalBatch", "Group", "resolve_group"]
+__all__ = ["GlobalBatch", "Group", "check_group", "resolve_group"]
 
 Group = Union["ProcessGroup", Literal["world"], None]
 
 _FINE, _EMPTY, _REFUSED = range(3)
+
+
+def check_group(process_group: Group) -> None:
+    """Refuse what cannot be a group, before there is one.
+
+    Raises
+    ------
+    TypeError
+        If it is neither None, "world" nor a ProcessGroup.
+    """
+    if process_group is None or (distributed.is_available() and process_group == "world"):
+        return
+    if not distributed.is_available() or not isinstance(process_group, distributed.ProcessGroup):
+        raise TypeError(
+            'process_group must be None, "world" or a torch.distributed ProcessGroup; '
+            f"got {process_group!r}"
+        )
 
 
 def resolve_group(process_group: Group) -> ProcessGroup | None:
@@ -29,15 +46,9 @@ def resolve_group(process_group: Group) -> ProcessGroup | None:
     ValueError
         If this process has joined no group, or not this one.
     """
+    check_group(process_group)
     if process_group is None:
         return None
-    if not distributed.is_available() or not (
-        process_group == "world" or isinstance(process_group, distributed.ProcessGroup)
-    ):
-        raise TypeError(
-            'process_group must be None, "world" or a torch.distributed ProcessGroup; '
-            f"got {process_group!r}"
-        )
     if not distributed.is_initialized():
         raise ValueError(
             "process_group must be None before torch.distributed.init_process_group; got "

@@ -27,14 +27,16 @@ from torch import Tensor, inf
 from torch.utils.checkpoint import checkpoint
 
 from tcdecomp.components import Components
-from tcdecomp.posterior import log_normal
+from tcdecomp.posterior import Posterior, log_normal
 
 __all__ = ["log_mixture"]
 
 TILE = 2**20  # elements of an intermediate tensor
 
 
-def log_mixture(z: Tensor, components: Components, dataset_size: int) -> tuple[Tensor, Tensor]:
+def log_mixture(
+    points: Posterior, components: Components, dataset_size: int
+) -> tuple[Tensor, Tensor]:
     """Return the jackknifed log q(z), shape (M,), and log q(z_j), shape (M, D), in nats.
 
     Memory is linear in the number of components: rows are taken a few at a time, in the backward
@@ -42,8 +44,8 @@ def log_mixture(z: Tensor, components: Components, dataset_size: int) -> tuple[T
 
     Parameters
     ----------
-    z : Tensor, shape (M, D)
-        Points, float32 or float64.
+    points : Posterior
+        M points z, float32 or float64, and their own components.
     components : Components
         The first M are the points' own, in order; there are at least 3, or 1 where N = 1.
     dataset_size : int
@@ -51,10 +53,12 @@ def log_mixture(z: Tensor, components: Components, dataset_size: int) -> tuple[T
     """
     mu, logvar, _ = components
     rows = max(1, TILE // (mu.shape[0] * (mu.shape[1] + 1)))
+    own = log_normal(points.z, points.mu, points.logvar)
+    own = torch.cat([own, own.sum(1, keepdim=True)], 1)
     parts = [
         checkpoint(
             _rows,
-            points,
+            *part,
             mu,
             logvar,
             start * rows,
@@ -62,18 +66,21 @@ def log_mixture(z: Tensor, components: Components, dataset_size: int) -> tuple[T
             use_reentrant=False,
             preserve_rng_state=False,
         )
-        for start, points in enumerate(torch.split(z, rows))
+        for start, part in enumerate(
+            zip(torch.split(points.z, rows), torch.split(own, rows), strict=True)
+        )
     ]
     densities = torch.cat(parts)
     return densities[:, -1], densities[:, :-1]
 
 
-def _rows(z: Tensor, mu: Tensor, logvar: Tensor, start: int, dataset_size: int) -> Tensor:
+def _rows(
+    z: Tensor, own: Tensor, mu: Tensor, logvar: Tensor, start: int, dataset_size: int
+) -> Tensor:
     """Return the log-densities of some points, shape (B, D + 1), the joint last."""
     logs = log_normal(z[:, None, :], mu, logvar)
     logs = torch.cat([logs, logs.sum(-1, keepdim=True)], -1)  # (B, K, D + 1)
     index = torch.arange(start, start + len(z), device=z.device)
-    own = logs[torch.arange(len(z), device=z.device), index]
     is_own = torch.arange(mu.shape[0], device=z.device) == index[:, None]
     return _jackknifed(own, logs.masked_fill(is_own[..., None], -inf), dataset_size)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tcdecomp.bank import PosteriorBank
 from tcdecomp.batch import KL, Batch, Reduction, check_options
 from tcdecomp.conditional import DatasetSize, evaluate
-from tcdecomp.distributed import Group
+from tcdecomp.distributed import Group, check_group
 from tcdecomp.estimators import Estimator, resolve
 from tcdecomp.kernels import Kernel
 from tcdecomp.priors import Prior, check_prior
@@ -106,6 +106,7 @@ class TCDecomposition(nn.Module):
         super().__init__()
         check_options(kl, reduction, kernel)
         check_prior(prior)
+        check_group(process_group)
         resolve(estimator)
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
         self._checked_weights()

@@ -1,0 +1,107 @@
+"""One batch cut among processes, against one process: ``python several_processes.py CUTS FOLDER``.
+
+Each process writes what it found: of the differences, none may depend on how the batch was cut.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import distributed, multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tcdecomp import Posterior, TCDecomposition
+from tcdecomp.bank import PosteriorBank
+
+SIZE, PIXELS, DIM, N = 12, 5, 3, 100
+LOSSES = {
+    "mss": {"beta": 6.0, "alpha": 0.5},
+    "jackknife": {"beta": 6.0, "estimator": "mss-jackknife"},
+    "inclusive": {"beta": 0.0, "gamma": 2.0, "estimator": "inclusive"},
+}
+
+
+def batch(step):
+    g = torch.Generator().manual_seed(step)
+    x, noise = (torch.randn(SIZE, d, generator=g, dtype=torch.float64) for d in (PIXELS, DIM))
+    return x, noise, torch.arange(SIZE) + SIZE * step
+
+
+def encoder():
+    torch.manual_seed(0)
+    return nn.Linear(PIXELS, 2 * DIM).double()
+
+
+def train(network, rows, group, options, bank):
+    """Return this process's losses over some steps, and the weights after them."""
+    criterion = TCDecomposition(**options, process_group=group)
+    losses = []
+    for step in range(3):
+        x, noise, items = (part[rows] for part in batch(step))
+        mu, logvar = network(x).chunk(2, dim=1)
+        z = mu + (0.5 * logvar).exp() * noise
+        loss = criterion(z, mu, logvar, N, items=items, bank=bank)
+        loss.backward()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter -= 0.01 * parameter.grad
+                parameter.grad = None
+        if bank is not None:
+            bank.push(Posterior(z, mu, logvar), items)
+        losses.append(loss.detach())
+    return torch.stack(losses), nn.utils.parameters_to_vector(network.parameters())
+
+
+def compare(rows, options, with_bank):
+    """Return the largest differences of the averaged loss and of the weights to one process's."""
+    alone_bank = PosteriorBank(20) if with_bank else None
+    shared_bank = PosteriorBank(20, process_group="world") if with_bank else None
+    want = train(encoder(), slice(None), None, options, alone_bank)
+    network = DistributedDataParallel(encoder())
+    losses, weights = train(network, rows, "world", options, shared_bank)
+    distributed.all_reduce(losses)
+    losses = losses / distributed.get_world_size()
+    pairs = (losses, want[0]), (weights, want[1])
+    return [(got - expected).abs().max().item() for got, expected in pairs]
+
+
+def complaint(own, **change):
+    """Return what this process is told of a call that one process gets wrong."""
+    x, noise, _ = (part[own] for part in batch(0))
+    z, mu, logvar = noise, x[:, :DIM], noise
+    size = N
+    if distributed.get_rank() == 1:
+        z, mu, logvar = (t[:, : change.get("dim")][: change.get("rows")] for t in (z, mu, logvar))
+        size = change.get("size", N)
+        if "value" in change:
+            mu = mu.clone()
+            mu[0, 0] = change["value"]
+    try:
+        TCDecomposition(beta=6, process_group="world")(z, mu, logvar, size)
+    except ValueError as error:
+        return str(error)
+
+
+def main(rank, cuts, folder):
+    store = distributed.FileStore(str(Path(folder, "store")), len(cuts) - 1)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=len(cuts) - 1)
+    rows = slice(cuts[rank], cuts[rank + 1])
+    torch.set_num_threads(1)
+    result = {name: compare(rows, options, False) for name, options in LOSSES.items()}
+    result["bank"] = compare(rows, LOSSES["mss"], True)
+    result["no rows"] = complaint(rows, rows=0)
+    result["dim"] = complaint(rows, dim=2)
+    result["size"] = complaint(rows, size=99)
+    result["nan"] = complaint(rows, value=float("nan"))
+    if rank == 0:  # equal weights ask nobody: this would wait for the others if they did
+        z, mu, logvar = (part[rows] for part in torch.randn(3, SIZE, DIM))
+        TCDecomposition(process_group="world")(z, mu, logvar, N)
+    Path(folder, f"{rank}.json").write_text(json.dumps(result))
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    places = [int(place) for place in sys.argv[1].split(",")]
+    multiprocessing.spawn(main, (places, sys.argv[2]), len(places) - 1)

@@ -1,0 +1,93 @@
+"""Several processes with one batch give what one process gives."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from strategies import draw_posterior
+from tcdecomp import TCDecomposition, decompose
+
+SCRIPT = Path(__file__).parent / "several_processes.py"
+
+
+@pytest.fixture(scope="module", params=["0,6,12", "0,5,12", "0,3,6,9,12"])
+def ranks(request, tmp_path_factory):
+    """Return what each process has written; the batch of 12 is cut at these rows."""
+    folder = tmp_path_factory.mktemp("processes")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), request.param, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    count = request.param.count(",")
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
+
+
+@pytest.mark.parametrize("loss", ["mss", "jackknife", "inclusive", "bank"])
+def test_losses_and_trained_weights_are_those_of_one_process(ranks, loss):
+    for rank in ranks:
+        assert max(rank[loss]) < 1e-12
+
+
+def test_a_process_without_rows_makes_all_raise(ranks):
+    for index, rank in enumerate(ranks):
+        if index == 1:
+            assert "z, mu and logvar must not be empty" in rank["no rows"]
+        else:
+            assert rank["no rows"].endswith(
+                "must have rows in every process of process_group; none came from rank 1"
+            )
+
+
+def test_a_process_that_is_refused_makes_all_raise(ranks):
+    for index, rank in enumerate(ranks):
+        want = "mu must be finite" if index == 1 else "they were refused in rank 1"
+        assert want in rank["nan"]
+
+
+def test_what_must_be_the_same_everywhere(ranks):
+    others = ", ".join(["3"] * (len(ranks) - 2))
+    for rank in ranks:
+        assert (
+            f"must have one D in every process of process_group; got [3, 2{', ' * bool(others)}"
+            in (rank["dim"])
+        )
+        assert (
+            "dataset_size must be one in every process of process_group; got [100, 99"
+            in (rank["size"])
+        )
+
+
+def test_n_is_compared_with_the_whole_batch():
+    """By one process alone: its own rows are the whole batch."""
+    with pytest.raises(ValueError, match="at least the batch size M = 5; got 3"):
+        decompose(*draw_posterior(0, 5, 2), 3)
+
+
+@pytest.mark.parametrize(
+    ("group", "error", "text"),
+    [
+        ("all", TypeError, "process_group must be None, \"world\" or a torch.*; got 'all'"),
+        (3, TypeError, "process_group must be None, .*; got 3"),
+        ("world", ValueError, r"None before torch.distributed.init_process_group; got 'world'"),
+    ],
+)
+def test_groups_that_are_none(group, error, text):
+    with pytest.raises(error, match=text):
+        TCDecomposition(beta=6, process_group=group)(*draw_posterior(0, 5, 2), 100)
+
+
+def test_a_criterion_for_all_processes_can_be_made_and_copied_before_they_meet():
+    assert copy.deepcopy(TCDecomposition(process_group="world")).process_group == "world"
+    with pytest.raises(TypeError, match="process_group must be None"):
+        TCDecomposition(process_group=torch)
