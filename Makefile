@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+SCVI_READY := .venv-scvi/.ready
 
-.PHONY: all demo test lint docs bench clean
+.PHONY: all demo test test-scvi lint docs bench clean
 all: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -12,10 +13,20 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)
-	$(BIN)/python docs/demo $(ARGS)
+	$(BIN)/python -m tcdecomp_demo $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+# scvi-tools is large, and pins what the rest does not: it has an environment of its own.
+test-scvi: $(SCVI_READY)
+	.venv-scvi/bin/python -m pytest tests/scvi_tools $(ARGS)
+
+$(SCVI_READY): pyproject.toml tests/scvi_tools/constraints.txt tests/scvi_tools/requirements.txt
+	$(PYTHON) -m venv .venv-scvi
+	.venv-scvi/bin/pip install -c tests/scvi_tools/constraints.txt \
+		-r tests/scvi_tools/requirements.txt -e .
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -32,4 +43,4 @@ bench: $(READY)
 		$(BIN)/python tests/benchmarks/speed.py --device cuda --output docs/benchmarks/gpu.md $(ARGS)
 
 clean:
-	rm -rf .venv docs/_build build *.egg-info
+	rm -rf .venv .venv-scvi docs/_build build *.egg-info

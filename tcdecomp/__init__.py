@@ -1,6 +1,7 @@
 """See, steer and measure what the KL term of a variational autoencoder does."""
 
 from tcdecomp import presets as presets
+from tcdecomp.auditor import audit
 from tcdecomp.dataset import decompose_dataset
 from tcdecomp.decomposition import decompose
 from tcdecomp.hooks import hookimpl
@@ -8,6 +9,7 @@ from tcdecomp.loss import TCDecomposition
 from tcdecomp.metrics import mig_score
 from tcdecomp.plugins import attach, encode
 from tcdecomp.posterior import Posterior
+from tcdecomp.scoring import score
 from tcdecomp.terms import Terms
 
 __all__ = [
@@ -15,9 +17,11 @@ __all__ = [
     "TCDecomposition",
     "Terms",
     "attach",
+    "audit",
     "decompose",
     "decompose_dataset",
     "encode",
     "hookimpl",
     "mig_score",
+    "score",
 ]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tcdecomp.loss import TCDecomposition
     from tcdecomp.terms import Terms
 
-__all__ = ["Attachment"]
+__all__ = ["Attachment", "check_criterion"]
 
 _CRITERION = "tcdecomp_criterion"
 _RECORD = "_tcdecomp_attachment"
@@ -52,6 +52,9 @@ class Attachment:
         step, and only there.
     stated : bool
         Whether it does, so that the replacement can pass it on to :meth:`loss` or :meth:`excess`.
+    signature : inspect.Signature, optional
+        What ``inspect.signature`` shows of the method, for a framework that reads there which
+        arguments it takes; by default the original's.
 
     Raises
     ------
@@ -85,6 +88,7 @@ class Attachment:
         dataset_size: int | None,
         *,
         stated: bool = False,
+        signature: inspect.Signature | None = None,
     ) -> None:
         _check(model, method)
         if dataset_size is None and not stated:
@@ -98,6 +102,8 @@ class Attachment:
         self._last: tuple[Posterior, int] | None = None
         self._replacement = replacement
         self._previous: Callable[..., Any] | None = vars(model).get(method)
+        if signature is not None:
+            self.__signature__ = signature  # inspect looks here before it unwraps
         setattr(model, _CRITERION, criterion)
         # Past a module's own __setattr__, which refuses the name of one of its submodules.
         vars(model).update({method: self, _RECORD: self})
@@ -147,12 +153,29 @@ class Attachment:
         size = self._keep(z, mu, logvar, dataset_size)
         return self.criterion.excess_of(z, mu, logvar, size)
 
+    def decompose(
+        self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int | None = None
+    ) -> Terms:
+        """Return the terms of a batch, with their graph, and keep the posterior as :meth:`loss`.
+
+        For a framework that logs them in each step: the criterion's ``excess(terms)`` is what its
+        loss lacks.
+        """
+        return self.criterion.decompose(z, mu, logvar, self._keep(z, mu, logvar, dataset_size))
+
     def terms(self) -> Terms | None:
         """Return the terms of the last batch, without a graph; None before the first.
 
         They are computed here, from the posterior that the step left: training does not wait for
         terms that nobody asks for.
+
+        Raises
+        ------
+        ValueError
+            If it was detached.
         """
+        if vars(self.model).get(_RECORD) is not self:
+            raise ValueError(f"{self!r} must be attached to have terms; it was detached")
         if self._last is None:
             return None
         posterior, size = self._last
@@ -212,6 +235,35 @@ class Attachment:
     def __repr__(self) -> str:
         name = f"{type(self.model).__name__}.{self.method}"
         return f"<Attachment to {name}, dataset_size={self.dataset_size}>"
+
+
+def check_criterion(criterion: TCDecomposition, framework: str, *, prior: bool = True) -> None:
+    """Refuse a criterion whose excess a framework cannot add to its own loss.
+
+    Parameters
+    ----------
+    criterion : TCDecomposition
+        To have ``reduction="mean"``.
+    framework : str
+        Its name, for the error.
+    prior : bool
+        Whether the criterion may have a prior other than the standard normal, to which the
+        framework's KL is.
+
+    Raises
+    ------
+    ValueError
+        If the criterion does not average over the batch, or must not have its prior.
+    """
+    if criterion.reduction != "mean":
+        raise ValueError(
+            f'criterion must have reduction="mean" with {framework}; got {criterion.reduction!r}'
+        )
+    if not prior and criterion.prior is not None:
+        raise ValueError(
+            f"criterion must have prior=None with {framework}, whose own KL is to the standard "
+            f"normal; got {type(criterion.prior).__name__}"
+        )
 
 
 def _check(model: Any, method: str) -> None:

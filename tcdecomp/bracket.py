@@ -144,6 +144,12 @@ class Bracket:
         value, low, high = (mean + WIDENING * error * torch.tensor([0.0, -1.0, 1.0])).tolist()
         return Interval(value, low, high)
 
+    def seen(self) -> Bracket:
+        """Return what it has seen without its options: for another process, say, to merge."""
+        bare = Bracket()
+        bare.merge(self)
+        return bare
+
     def merge(self, other: Bracket) -> None:
         """Add what another has seen, as of another process or another part of the data."""
         self._count, self._rows = self._count + other._count, self._rows + other._rows
@@ -160,9 +166,9 @@ class Bracket:
         if not self._warned and information > math.log(size) - MARGIN:
             self._warned = True
             warnings.warn(
-                f"a batch of {size} items is too small to tell their mutual information: it shows "
-                f"{information:.2f} nats of at most log {size} = {math.log(size):.2f}, so that the "
-                "upper values alone bound it. Take larger batches, or decompose_dataset",
+                f"a batch of {size} items is too small to tell the mutual information: it comes to "
+                f"within {MARGIN} nats of log {size} = {math.log(size):.2f}, the most that they "
+                "can show. Take larger batches, or decompose_dataset",
                 stacklevel=3,
             )
 

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Iterator
 from typing import NamedTuple, SupportsIndex
 
-import torch
 from torch import Generator, Tensor
-from torch.distributions import Distribution
-from tqdm.auto import tqdm
 
-from tcdecomp.autocast import no_autocast
-from tcdecomp.components import Components
-from tcdecomp.kernels import log_sum
-from tcdecomp.posterior import LOG_2PI, Posterior, check_finite, check_tensors, log_normal
-from tcdecomp.priors import Prior, closed_form_kl, factors_of, log_prior
-from tcdecomp.quadrature import mean_log_marginals
+from tcdecomp.densities import sample_densities
+from tcdecomp.priors import Prior
 from tcdecomp.terms import Terms
 
-__all__ = ["DatasetTerms", "decompose_dataset"]
+__all__ = ["DatasetTerms", "checked_samples", "decompose_dataset"]
 
-POINTS = 1024  # samples between two steps of the progress bar
 FEWEST = 100  # samples from which a standard error can be told
 
 
@@ -113,24 +103,13 @@ def decompose_dataset(
     >>> bool(terms.total_correlation.abs() < 1 and error.total_correlation < 0.1)
     True
     """
-    samples = _checked_samples(num_samples)
-    check_tensors(mu=mu, logvar=logvar)
-    check_finite("mu", mu)
-    check_finite("logvar", logvar)
-    data = Posterior(mu, mu, logvar).detach().in_working_precision()
-    with torch.no_grad(), no_autocast(mu.device):
-        factors = factors_of(prior, data)
-        kl = closed_form_kl(factors, data)
-        log_product = mean_log_marginals(data.mu, data.logvar)
-        chunks = [
-            _log_densities(data, kl, items, factors, generator)
-            for items in _progress(_items(data, samples, generator))
-        ]
-    known = None if log_product is None else log_product.sum().cpu()
-    return _estimate(torch.cat(chunks), _entropies(data).double().mean().cpu(), kl, known)
+    samples = checked_samples(num_samples)
+    whole, *_ = sample_densities(mu, logvar, samples=samples, generator=generator, prior=prior)
+    return DatasetTerms(*whole.terms(), samples)
 
 
-def _checked_samples(num_samples: SupportsIndex) -> int:
+def checked_samples(num_samples: SupportsIndex) -> int:
+    """Return the number of samples as an int, or raise an error that says what it must be."""
     try:
         if isinstance(num_samples, bool):
             raise TypeError
@@ -142,89 +121,3 @@ def _checked_samples(num_samples: SupportsIndex) -> int:
     if samples < FEWEST:
         raise ValueError(f"num_samples must be at least {FEWEST}; got {samples}")
     return samples
-
-
-def _items(data: Posterior, samples: int, generator: Generator | None) -> tuple[Tensor, ...]:
-    """Return the items to draw from, in chunks: whole permutations, as many as it takes."""
-    size = data.mu.shape[0]
-    rounds = [
-        torch.randperm(size, generator=generator, device=data.mu.device)
-        for _ in range(math.ceil(samples / size))
-    ]
-    return torch.split(torch.cat(rounds)[:samples], POINTS)
-
-
-def _progress(chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
-    # Shown on a terminal only, and only where there is something to wait for.
-    return iter(tqdm(chunks, "decompose_dataset", delay=2, disable=None, leave=False))
-
-
-def _entropies(data: Posterior) -> Tensor:
-    """Return the entropy of each q(z|n), shape (N,)."""
-    return 0.5 * (data.logvar + LOG_2PI + 1).sum(1)
-
-
-def _log_densities(
-    data: Posterior,
-    kl: Tensor,
-    items: Tensor,
-    factors: Distribution | None,
-    generator: Generator | None,
-) -> Tensor:
-    """Return log q(z), sum_j log q(z_j) and two controls at new z, shape (S, 4).
-
-    The controls are log q(z|n) and log p(z), less their known means for the item that z is drawn
-    from: their mean is 0 whichever items are drawn.
-    """
-    own = Posterior(data.mu[items], data.mu[items], data.logvar[items]).sample(generator=generator)
-    log_size = math.log(data.mu.shape[0])
-    joint, marginals = log_sum(own.z, Components(data.mu, data.logvar), keep="all")
-    entropies = _entropies(own)
-    columns = (
-        joint - log_size,
-        (marginals - log_size).sum(1),
-        log_normal(own.z, own.mu, own.logvar).sum(1) + entropies,
-        log_prior(factors, own.z) + entropies + kl[items],
-    )
-    return torch.stack(columns, 1).cpu().double()
-
-
-def _estimate(
-    densities: Tensor, entropy: Tensor, kl: Tensor, log_product: Tensor | None
-) -> DatasetTerms:
-    """Put the terms together from the means of log q(z) and of the marginals' log-densities."""
-    joint, marginals, *controls = densities.unbind(1)
-    mean_kl = kl.cpu().double().mean()
-    # The differences of log-densities that TC and the dimension-wise KL are.
-    tc, dimension_wise = joint - marginals, marginals + entropy + mean_kl
-    if log_product is not None:
-        controls.append(marginals - log_product)
-    tc, tc_error = _regressed(tc, torch.stack(controls, 1))
-    if log_product is None:
-        dimension_wise, dimension_wise_error = _regressed(dimension_wise, torch.stack(controls, 1))
-        mi_error = _regressed(joint, torch.stack(controls, 1))[1]
-    else:
-        dimension_wise = log_product + entropy + mean_kl
-        dimension_wise_error, mi_error = torch.zeros_like(tc_error), tc_error
-    return DatasetTerms(
-        Terms(mean_kl - tc - dimension_wise, tc, dimension_wise, mean_kl),
-        Terms(mi_error, tc_error, dimension_wise_error, torch.zeros_like(tc_error)),
-        len(densities),
-    )
-
-
-def _regressed(values: Tensor, controls: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean of values where the controls have mean 0, and its standard error.
-
-    Ordinary least squares; the error has the leverage of that point in it, so that a sample whose
-    controls lie far from 0 says so.
-    """
-    centre = controls.mean(0)
-    # Controls may coincide (one item, one dimension): the pseudo-inverse minds it least.
-    inverse = torch.linalg.pinv(controls - centre)
-    slopes = inverse @ (values - values.mean())
-    residuals = values - values.mean() - (controls - centre) @ slopes
-    degrees = len(values) - 1 - controls.shape[1]
-    leverage = 1 / len(values) + (centre @ inverse).square().sum()
-    error = (residuals.square().sum() / degrees * leverage).sqrt()
-    return values.mean() - centre @ slopes, error

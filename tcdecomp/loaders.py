@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
-__all__ = ["factors_of", "rows_of", "size_of"]
+__all__ = ["factors_of", "rows_of", "size_of", "varying_factors"]
 
 _SAMPLERS = (SequentialSampler, RandomSampler, DistributedSampler)
 
@@ -23,8 +26,8 @@ def size_of(loader: Any) -> int | None:
     if (
         isinstance(loader, DataLoader)
         and type(loader.batch_sampler) is BatchSampler
-        and type(loader.sampler) in _SAMPLERS
-        and not _repeats(loader.sampler, len(loader.dataset))  # type: ignore[arg-type]
+        and type(loader.batch_sampler.sampler) in _SAMPLERS  # which need not be the loader's
+        and not _repeats(loader.batch_sampler.sampler, len(loader.dataset))  # type: ignore[arg-type]
     ):
         return len(loader.dataset)  # type: ignore[arg-type]
     return None
@@ -61,3 +64,20 @@ def factors_of(batch: Any) -> Any:
     second = batch[1]
     inexact = second.is_floating_point() or second.is_complex()
     return None if inexact or second.dim() not in (1, 2) else second
+
+
+def varying_factors(factors: NDArray[Any], who: str) -> NDArray[Any] | None:
+    """Return the columns with more than one value, or None if there are none.
+
+    Factors that nobody picked, since the batches held them, may have a single value, which a score
+    cannot use: ``who`` warns that it leaves them out.
+    """
+    columns = factors.reshape(len(factors), -1)
+    varies = (columns != columns[:1]).any(0)
+    if not varies.all():
+        warnings.warn(
+            f"{who} leaves the factors {np.flatnonzero(~varies).tolist()} out of the MIG: they "
+            "have a single value in these batches",
+            stacklevel=4,
+        )
+    return columns[:, varies] if varies.any() else None

@@ -38,7 +38,8 @@ def check_tensors(**tensors: Tensor) -> None:
     shapes = [tuple(tensor.shape) for tensor in tensors.values()]
     if len(set(shapes)) > 1 or len(shapes[0]) != 2:
         got = ", ".join(map(str, shapes))
-        raise ValueError(f"{names} must share one shape (M, D); got {got}")
+        remedy = "; flatten(1) makes one row of each item" if len(shapes[0]) > 2 else ""
+        raise ValueError(f"{names} must share one shape (M, D); got {got}{remedy}")
     if 0 in shapes[0]:
         raise ValueError(f"{names} must not be empty; got shape {shapes[0]}")
     devices = [tensor.device for tensor in tensors.values()]

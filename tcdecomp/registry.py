@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple
 
 from pluggy import PluginManager, PluginValidationError
 
 from tcdecomp import hooks
 
-__all__ = ["NoAdapterError", "ask", "register", "unregister"]
+__all__ = ["NoAdapterError", "Status", "ask", "register", "survey", "unregister"]
 
 _GROUP = "tcdecomp"
 _SEAMS = {
@@ -98,13 +100,85 @@ def unregister(plugin: object) -> None:
     raise ValueError(f"plugin must be registered by hand to be unregistered; got {plugin!r}")
 
 
+class Status(NamedTuple):
+    """What is known of one plugin.
+
+    Attributes
+    ----------
+    package : str
+        The import name of the package that it serves; empty for one registered by hand, which is
+        asked about every model.
+    plugin : str
+        The entry point's value, or the name under which it was registered.
+    distribution : str
+        The distribution that it came with; of several that claim one package, all.
+    state : {"registered", "ready", "absent", "broken", "claimed twice"}
+        "absent" where the package that it serves is not installed, and nothing was loaded.
+    reason : str
+        What is wrong with one that is broken or claimed twice; otherwise empty.
+    """
+
+    package: str
+    plugin: str
+    distribution: str
+    state: Literal["registered", "ready", "absent", "broken", "claimed twice"]
+    reason: str = ""
+
+
+def survey() -> list[Status]:
+    """Return the state of every plugin: those registered by hand, then the installed ones.
+
+    An adapter whose package is installed is loaded, to see whether it can be; one that cannot be
+    is in no other's way.
+
+    Examples
+    --------
+    >>> from tcdecomp.registry import survey
+    >>> [(status.plugin, status.state) for status in survey() if status.package == "torch"]
+    [('tcdecomp_adapters.plain', 'ready')]
+    """
+    names = [str(name) for manager in _by_hand for name, _ in manager.list_name_plugin()]
+    _claims.cache_clear()
+    return [
+        *(Status("", name.strip("'"), "", "registered") for name in names),
+        *(_status(package, claims) for package, claims in sorted(_claims().items())),
+    ]
+
+
+def _status(package: str, claims: Sequence[EntryPoint]) -> Status:
+    known = (package, " and ".join(c.value for c in claims), " and ".join(map(_owner, claims)))
+    if len(claims) > 1:
+        return Status(*known, "claimed twice", "all but one must be uninstalled")
+    if not _is_installed(package):
+        return Status(*known, "absent")
+    try:
+        _adapter(package, claims)
+    except (Exception, SystemExit) as error:
+        cause = error.__cause__ or error  # the error around it says no more than this status
+        reason = f"{type(cause).__name__}: {cause}"
+        return Status(*known, "broken", " ".join(reason.split()))
+    return Status(*known, "ready")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return package in sys.modules or find_spec(package) is not None
+    except (ImportError, ValueError):  # what no package can be called
+        return False
+
+
 def _candidates(packages: Sequence[str]) -> Iterator[PluginManager]:
     yield from tuple(_by_hand)
     for package in packages:
-        if package not in _adapters and (claims := _claims().get(package)):
-            _adapters[package] = _load(claims)
-        if package in _adapters:
-            yield _adapters[package]
+        if claims := _claims().get(package):
+            yield _adapter(package, claims)
+
+
+def _adapter(package: str, claims: Sequence[EntryPoint]) -> PluginManager:
+    """Return the package's adapter, loaded once."""
+    if package not in _adapters:
+        _adapters[package] = _load(claims)
+    return _adapters[package]
 
 
 def _packages(kind: type) -> list[str]:
@@ -138,8 +212,11 @@ def _load(claims: Sequence[EntryPoint]) -> PluginManager:
 
 
 def _describe(entry: EntryPoint) -> str:
-    owner = "an unnamed distribution" if entry.dist is None else entry.dist.name
-    return f"'{entry.name} = {entry.value}' of {owner}"
+    return f"'{entry.name} = {entry.value}' of {_owner(entry)}"
+
+
+def _owner(entry: EntryPoint) -> str:
+    return "an unnamed distribution" if entry.dist is None else entry.dist.name
 
 
 def _manager_of(plugin: object, name: str) -> PluginManager:

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
+from torch.utils.data.distributed import DistributedSampler
 
-from lightning_models import DIM, SIZE, data, framework, loader, vae, weights
-from tcdecomp import TCDecomposition, mig_score
+from lightning_models import DIM, PIXELS, SIZE, Encoder, data, framework, loader, vae, weights
+from tcdecomp import Posterior, TCDecomposition, mig_score
 
 
 class Prior(nn.Module):
@@ -27,12 +28,47 @@ class Prior(nn.Module):
         return Normal(self.loc, 1.0)
 
 
+NOISE = []
+
+
 class Noisy(TCDecomposition):
-    """Keeps the noise in the first latent of the last batch."""
+    """Keeps the noise in the first latent of each batch."""
 
     def decompose(self, z, mu, logvar, dataset_size):
-        self.noise = ((z - mu) * (-0.5 * logvar).exp())[0, 0].item()
+        NOISE.append(((z - mu) * (-0.5 * logvar).exp())[0, 0].item())
         return super().decompose(z, mu, logvar, dataset_size)
+
+
+def of_its_item(pl):
+    """Return a TCVAE whose noise depends on the item alone, in whichever process it is drawn."""
+
+    class OfItsItem(pl.TCVAE):
+        def encode(self, batch, *, generator=None):
+            mu, logvar = self.encoder(batch[0])
+            noise = 2 * torch.sin(1000 * batch[0][:, :DIM] + batch[0][:, DIM:].sum(1, keepdim=True))
+            return Posterior(mu + (0.5 * logvar).exp() * noise, mu, logvar)
+
+    torch.manual_seed(0)
+    return OfItsItem(Encoder(), nn.Linear(DIM, PIXELS), TCDecomposition(beta=6), SIZE, lr=0.01)
+
+
+def difference_to_one_process(pl):
+    """Train in two processes and in one; return the largest difference of the weights."""
+    apart = of_its_item(pl)
+    options = {"strategy": "ddp", "devices": 2, "max_epochs": 3, "use_distributed_sampler": False}
+    # Dealt out in order: two processes' batches of 8 are one of 16.
+    sampler = DistributedSampler(data(), 2, int(os.environ["LOCAL_RANK"]), shuffle=False)
+    pl.Trainer(**options).fit(apart, loader(batch_size=8, sampler=sampler))
+    alone = of_its_item(pl)
+    optimizer = alone.configure_optimizers()
+    for batch in [*loader(batch_size=16)] * 3:
+        posterior = alone.encode(batch)
+        moments = posterior.z, posterior.mu, posterior.logvar
+        loss = alone.reconstruction_loss(posterior.z, batch[0]) + alone.criterion(*moments, SIZE)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return (weights(apart) - weights(alone)).abs().max().item()
 
 
 def floats(metrics):
@@ -50,7 +86,7 @@ def direct(model, size=SIZE):
 
 def main(package, folder):
     pl = framework(package)
-    model = vae(pl, Noisy(beta=6, prior=Prior()))
+    model = vae(pl, Noisy(beta=6, prior=Prior(), estimator="mws"))
     monitor = pl.TCMonitor(val_dataset_size=SIZE)
     options = {"strategy": "ddp", "devices": 2, "callbacks": [monitor]}
     trainer = pl.Trainer(**options)
@@ -69,8 +105,9 @@ def main(package, folder):
     trainer = pl.Trainer(**options | {"callbacks": [pl.TCMonitor()]})
     metrics = trainer.validate(model, loader(odd), verbose=False)[0]
     result["odd"] = {"logged": floats(metrics), "whole": direct(model, odd)}
-    result["noise"] = model.criterion.noise
+    result["noise"] = NOISE[-1]
     result["weights"] = weights(model).tolist()
+    result["difference"] = difference_to_one_process(pl)
     Path(folder, f"{rank}.json").write_text(json.dumps(result))
     # Its threads, left running, can abort the interpreter's exit.
     torch.distributed.barrier()

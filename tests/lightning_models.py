@@ -26,6 +26,7 @@ WARNINGS = (
     "ignore:.*LeafSpec.*is deprecated:FutureWarning",
     "ignore:.*does not have many workers",
     "ignore:GPU available but not used",
+    r"ignore:`torch.jit.\w+` is deprecated:DeprecationWarning",
     "ignore:You defined a `validation_step` but have no `val_dataloader`",
 )
 

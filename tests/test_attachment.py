@@ -320,3 +320,34 @@ def test_a_dataset_size_that_nobody_states_must_be_given():
     with pytest.raises(ValueError, match=r"dataset_size must be given, .* a Summed does not state"):
         Attachment(model, "step", add_excess, TCDecomposition(), None)
     assert Attachment.of(model) is None
+
+
+def test_decompose_gives_the_terms_with_their_graph_and_keeps_the_posterior():
+    criterion = TCDecomposition(beta=6)
+    handle = Attachment(Summed(), "step", add_excess, criterion, 100)
+    moved = moments().requires_grad_()
+    terms = handle.decompose(*moved)
+    want = criterion.decompose(*moments(), 100)
+    assert_close(torch.stack(terms), torch.stack(want))
+    assert terms.total_correlation.requires_grad
+    assert_close(torch.stack(handle.terms()), torch.stack(want))
+
+
+@pytest.mark.parametrize("copied", [lambda model: model, copy.deepcopy], ids=["it", "a copy"])
+def test_another_signature_may_show_in_place_of_the_originals(copied):
+    signature = inspect.signature(lambda x, n_obs: None)
+    model = Model()
+    handle = Attachment(
+        model, "step", add_size, TCDecomposition(), None, stated=True, signature=signature
+    )
+    assert list(inspect.signature(copied(model).step).parameters) == ["x", "n_obs"]
+    handle.detach()
+    assert list(inspect.signature(model.step).parameters) == ["x", "batch_idx"]
+
+
+def test_terms_end_with_the_attachment():
+    handle = Attachment(Summed(), "step", add_excess, TCDecomposition(), 100)
+    handle.model.step(*moments())
+    handle.detach()
+    with pytest.raises(ValueError, match="must be attached to have terms; it was detached"):
+        handle.terms()

@@ -1,4 +1,4 @@
-"""The demo in docs/demo: its data, its figures, its output, and its claim."""
+"""The demo, docs/tcdecomp_demo: its data, its figures, its output, and its claim."""
 
 import importlib
 import math
@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import zipfile
 from itertools import chain
 from pathlib import Path
@@ -18,8 +19,17 @@ import torch
 from tcdecomp import TCDecomposition
 from tcdecomp.metrics import mutual_info_gap
 
-DEMO = Path(__file__).parents[1] / "docs" / "demo"
-MODULES = [path.stem for path in DEMO.glob("*.py") if path.stem != "__main__"]
+MODULES = (
+    "__main__",
+    "batches",
+    "comparison",
+    "dsprites",
+    "evaluation",
+    "options",
+    "sprites",
+    "table",
+    "training",
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +37,8 @@ def demo():
     """Return the demo's modules; its ``__main__`` goes by the name of ``main``."""
     pytest.importorskip("lightning")
     pytest.importorskip("matplotlib")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(DEMO))
-        modules = {name: importlib.import_module(name) for name in MODULES}
-        spec = importlib.util.spec_from_file_location("demo_main", DEMO / "__main__.py")
-        main = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(main)
-        yield SimpleNamespace(main=main, **modules)
-    for name in MODULES:
-        del sys.modules[name]
+    modules = {name: importlib.import_module(f"tcdecomp_demo.{name}") for name in MODULES}
+    return SimpleNamespace(main=modules.pop("__main__"), **modules)
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +137,10 @@ def test_a_part_of_dsprites_is_drawn_without_replacement_and_the_same_each_time(
 
 CLASSES = dsprites_arrays()["latents_classes"]
 BROKEN = {
-    "no imgs": ({"imgs": None}, "not dSprites: imgs is not a file in the archive"),
+    "no imgs": ({"imgs": None}, "not dSprites: it has no imgs"),
     "no classes": (
         {"latents_classes": None},
-        "not dSprites: latents_classes is not a file in the archive",
+        "not dSprites: it has no latents_classes",
     ),
     "pickled": (
         {"imgs": np.array([{}], dtype=object)},
@@ -183,7 +186,7 @@ def test_a_file_that_is_not_dsprites_is_one_line_of_error(demo, here, capsys, ca
     changes, message = BROKEN[case]
     np.savez(here / "data.npz", **dsprites_arrays(**changes))
     assert demo.main.main(["--quick", "--data", "data.npz"]) == 1
-    assert capsys.readouterr() == ("", f"docs/demo: error: data.npz: {message}\n")
+    assert capsys.readouterr() == ("", f"tcdecomp demo: error: data.npz: {message}\n")
 
 
 def truncated(path):
@@ -219,7 +222,7 @@ def test_an_unreadable_file_is_one_line_of_error(demo, here, capsys, case):
     make, message = UNREADABLE[case]
     make(here / "data.npz")
     assert demo.main.main(["--data", "data.npz"]) == 1
-    assert capsys.readouterr() == ("", f"docs/demo: error: data.npz: {message}\n")
+    assert capsys.readouterr() == ("", f"tcdecomp demo: error: data.npz: {message}\n")
 
 
 # ------------------------------------------------------------------------------------- batches
@@ -349,7 +352,7 @@ def test_the_verdict_says_no_more_than_the_table(demo, champion, rival, words):
     ],
 )
 def test_the_objective_in_words(demo, weights, words):
-    assert demo.main.objective(*weights) == words
+    assert demo.comparison.objective(*weights) == words
 
 
 # --------------------------------------------------------------------------------- command line
@@ -394,11 +397,54 @@ def test_bad_arguments(demo, capsys, arguments, message):
 def test_an_output_folder_that_cannot_be_made(demo, here, capsys):
     (here / "taken").touch()
     assert demo.main.main(["--output", "taken"]) == 1
-    assert capsys.readouterr().err == "docs/demo: error: [Errno 17] File exists: 'taken'\n"
+    assert capsys.readouterr().err == "tcdecomp demo: error: [Errno 17] File exists: 'taken'\n"
 
 
-def test_the_demo_is_run_as_a_folder(demo, here):
-    command = [sys.executable, DEMO, "--steps", "3", "--quick", "--output", "out/put"]
+def run_without(packages, arguments):
+    """Run the demo in an interpreter that does not find the packages."""
+    code = f"""
+        import sys
+        from importlib.machinery import PathFinder
+
+        class Finder(PathFinder):
+            @classmethod
+            def find_spec(cls, name, path=None, target=None):
+                return None if name in {packages!r} else super().find_spec(name, path, target)
+
+        sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+        from tcdecomp_demo.__main__ import main
+        sys.exit(main({arguments!r}))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("package", ["lightning", "matplotlib"])
+def test_what_is_not_installed_is_one_line_of_error_that_names_the_extra(here, package):
+    done = run_without([package], ["--steps", "1"])
+    install = "pip install 'tcdecomp[demo]'"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"tcdecomp demo: error: {package} is not installed: {install}\n"
+    assert list(here.iterdir()) == []
+
+
+def test_help_needs_neither():
+    done = run_without(["lightning", "matplotlib"], ["--help"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: tcdecomp demo [-h] [--quick]")
+
+
+def test_the_demo_is_run_as_a_module(demo, here):
+    command = [
+        sys.executable,
+        "-m",
+        "tcdecomp_demo",
+        "--steps",
+        "3",
+        "--quick",
+        "--output",
+        "out/put",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     run = subprocess.run(command, capture_output=True, env=environment, check=False)
     output, progress = run.stdout.decode(), run.stderr.decode()
@@ -411,7 +457,7 @@ def test_the_demo_is_run_as_a_folder(demo, here):
     assert [line.split()[0] for line in lines[5:8]] == ["VAE", "beta-VAE", "beta-TCVAE"]
     assert lines[-1] == f"Picture: {Path('out/put/picture.png')}"
     # Nothing but progress is said on stderr, and nothing but the picture is left behind.
-    assert re.findall(r"([\w-]+), seed 0: 100%[^\n]*\n", progress) == list(demo.main.MODELS)
+    assert re.findall(r"([\w-]+), seed 0: 100%[^\n]*\n", progress) == list(demo.comparison.MODELS)
     assert progress.count("\n") == 3
     assert [path for path in here.rglob("*") if path.is_file()] == [here / "out/put/picture.png"]
     assert (here / "out/put/picture.png").read_bytes().startswith(b"\x89PNG")
@@ -437,8 +483,8 @@ def test_beta_tcvae_disentangles_where_the_vae_does_not(demo, squares):
     sampling = demo.evaluation.Sampling(samples=512, bins=20)
     mig = {}
     for name in ("VAE", "beta-TCVAE"):
-        alpha, beta, gamma = demo.main.MODELS[name]
+        alpha, beta, gamma = demo.comparison.MODELS[name]
         criterion = TCDecomposition(alpha=alpha, beta=beta, gamma=gamma)
-        model = demo.training.train(name, criterion, squares, demo.main.QUICK, seed=0)
+        model = demo.training.train(name, criterion, squares, demo.comparison.QUICK, seed=0)
         mig[name] = demo.evaluation.evaluate(model, squares, sampling).mig
     assert mig["beta-TCVAE"] - mig["VAE"] > 0.2

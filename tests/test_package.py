@@ -15,6 +15,10 @@ WATCHED = (
     "matplotlib",
     "lightning",
     "pytorch_lightning",
+    "diffusers",
+    "pyro",
+    "pythae",
+    "torchmetrics",
     "tcdecomp_adapters",
 )
 

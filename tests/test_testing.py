@@ -10,6 +10,7 @@ from torch import nn
 from tcdecomp import Posterior, hookimpl, plugins, testing
 from tcdecomp.attachment import Attachment
 from tcdecomp.testing import check_attach, check_encode
+from tcdecomp.testing.copies import copiers
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
 N = 100
@@ -22,7 +23,7 @@ class VAE(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.body = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.1))
-        self.head = nn.Linear(8, 6)
+        self.head, self.decoder = nn.Linear(8, 6), nn.Linear(3, 6)
 
     def moments(self, x):
         return self.head(self.body(x)).chunk(2, dim=1)
@@ -35,9 +36,35 @@ class VAE(nn.Module):
     def kl_loss(self, z, mu, logvar):
         return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1).mean()
 
+    def objective(self, x, z, mu, logvar, n_items=None):
+        error = self.decoder(z) - x
+        return error.square().sum(1).mean() + self.kl_loss(z, mu, logvar)
+
+    def loss(self, x, **options):
+        posterior = self.encode(x)
+        return self.objective(x, posterior.z, posterior.mu, posterior.logvar, **options)
+
+
+class Weighted(VAE):
+    """A loss that is a sum over the rows, with a weight on the KL."""
+
+    def objective(self, x, z, mu, logvar, n_items=None):
+        error = self.decoder(z) - x
+        return error.square().sum() + 4 * len(x) * self.kl_loss(z, mu, logvar)
+
+
+class Trainer:
+    """No module, but it holds one."""
+
+    def __init__(self):
+        self.network = VAE()
+
+    def objective(self, *batch):
+        return self.network.objective(*batch)
+
     def loss(self, x):
-        self.last = self.encode(x)
-        return x.square().mean() + self.kl_loss(self.last.z, self.last.mu, self.last.logvar)
+        posterior = self.network.encode(x)
+        return self.objective(x, posterior.z, posterior.mu, posterior.logvar)
 
 
 def loss_fn(model):
@@ -57,6 +84,36 @@ def use():
     yield register
     for plugin in used:
         plugins.unregister(plugin)
+
+
+# Adapters, sound ones first
+
+
+def replace(replacement, method="kl_loss", *, kind=Attachment, size=None, **options):
+    """Return a tcdecomp_attach that puts the replacement in the method's place."""
+
+    def attach(model, criterion, dataset_size):
+        n = size or dataset_size
+        return kind(model, method, replacement, criterion, n, **options)
+
+    return attach
+
+
+def in_place(attachment, *batch):
+    return attachment.loss(*batch)
+
+
+def added(attachment, x, z, mu, logvar, n_items=None):
+    loss = attachment.original(x, z, mu, logvar, n_items)
+    return loss + attachment.excess(z, mu, logvar, n_items)
+
+
+def added_to_weighted(attachment, x, *batch):
+    return attachment.original(x, *batch) + 4 * len(x) * attachment.excess(*batch[:3])
+
+
+def added_to_trainers(attachment, x, *batch):
+    return attachment.original(x, *batch) + attachment.excess(*batch)
 
 
 def test_a_sound_adapter_passes_and_nothing_is_changed():
@@ -85,6 +142,45 @@ def test_models_that_are_no_modules_pass(use):
     check_encode(lambda batch: (batch, torch.zeros_like(batch)), X)
 
 
+def test_models_that_hold_modules_pass(use):
+    use(
+        encode=lambda model, batch: model.network.encode(batch),
+        attach=replace(added_to_trainers, "objective"),
+    )
+    model = Trainer()
+    check_encode(model, X)
+    check_attach(model, loss_fn, N)
+    assert set(vars(model)) == {"network"}
+
+
+def test_a_loss_that_weighs_its_kl_passes_with_that_weight(use):
+    use(attach=replace(added_to_weighted, "objective"))
+    check_attach(Weighted(), loss_fn, N, kl_weight=4 * len(X))
+    with pytest.raises(AssertionError, match=r"must be the plain one and 1\.0 times the excess"):
+        check_attach(Weighted(), loss_fn, N)
+
+
+def test_an_adapter_of_a_framework_that_states_n_passes(use):
+    use(attach=replace(added, "objective", stated=True))
+    check_attach(VAE(), lambda model: model.loss(X, n_items=N), N, stated=True)
+    check_attach(VAE(), loss_fn, N)
+    with pytest.raises(ValueError, match="VAE did not state it in this step"):
+        check_attach(VAE(), loss_fn, N, stated=True)
+
+
+def test_a_model_that_cannot_be_copied_need_not_be_when_attached():
+    class Local(VAE):
+        def encode(self, x):
+            self.last = super().encode(x)  # with its graph
+            return self.last
+
+    model = Local()
+    assert set(copiers(model)) == {"deep"}
+    check_attach(model, loss_fn, N)
+    assert copiers(model) == {}
+    assert set(copiers(VAE())) == {"deep", "pickled"}
+
+
 # What check_encode catches
 
 
@@ -101,6 +197,11 @@ def leave_a_gradient(model, batch):
     return posterior
 
 
+def leave_the_grad_mode(model, batch):
+    torch.set_grad_enabled(True)
+    return model.moments(batch)
+
+
 def drawn(scale):
     def encode(model, batch):
         mu, logvar = model.moments(batch)
@@ -108,6 +209,12 @@ def drawn(scale):
         return Posterior(mu + std * torch.randn_like(mu), mu, scale(std))
 
     return encode
+
+
+def reverse(model, batch):
+    posterior = model.encode(batch)
+    z, mu = (posterior.mu, posterior.z) if model.training else (posterior.z, posterior.mu)
+    return Posterior(z, mu, posterior.logvar)
 
 
 ENCODERS = {
@@ -119,12 +226,14 @@ ENCODERS = {
     ),
     "mode": (leave_in_train_mode, "it changed the mode of the model"),
     "gradient": (leave_a_gradient, "it changed the gradient of body.0.weight"),
+    "grad mode": (leave_the_grad_mode, "it changed the grad mode"),
     "standard deviation": (drawn(lambda std: std), "logvar is the logarithm of the variance"),
     "variance": (drawn(torch.square), "must be standard normal; its mean square is 0"),
     "mu for z": (
         lambda model, batch: Posterior(X[:, :3], X[:, :3], X[:, 3:]),
         "z must be a sample in train mode, not mu",
     ),
+    "reverse": (reverse, "z must be the sample, and mu its mean, not the reverse"),
 }
 
 
@@ -134,45 +243,83 @@ def test_check_encode_catches(kind, use):
     use(encode=encode)
     with pytest.raises(AssertionError, match=message):
         check_encode(VAE(), X)
+    assert torch.is_grad_enabled()
+
+
+class Counting(VAE):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def moments(self, x):
+        self.calls += 1
+        return super().moments(x)
 
 
 def test_check_encode_catches_a_moved_buffer(use):
-    class Counting(VAE):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("calls", torch.zeros(()))
-
-        def moments(self, x):
-            self.calls += 1
-            return super().moments(x)
-
     use(encode=lambda model, batch: model.moments(batch))
-    with pytest.raises(AssertionError, match="leave the model as it is; it changed calls"):
+    with pytest.raises(AssertionError, match="leave all as it is; it changed calls"):
         check_encode(Counting(), X)
+
+
+def test_check_encode_looks_into_a_model_that_is_no_module(use):
+    use(encode=lambda model, batch: model.network.moments(batch))
+    model = Trainer()
+    model.network = Counting()
+    with pytest.raises(AssertionError, match=r"leave all as it is; it changed network\.calls"):
+        check_encode(model, X)
+    assert model.network.calls == 0
 
 
 # What check_attach catches
 
 
-def replace(replacement, size=None):
-    def attach(model, criterion, dataset_size):
-        return Attachment(model, "kl_loss", replacement, criterion, size or dataset_size)
-
-    return attach
+def direct(attachment, *batch):
+    return attachment.criterion(*batch, attachment.dataset_size)
 
 
-def sound(attachment, z, mu, logvar):
-    return attachment.criterion(z, mu, logvar, attachment.dataset_size)
+def detached(attachment, *batch):
+    return attachment.loss(*(tensor.detach() for tensor in batch))
 
 
-def detached(attachment, z, mu, logvar):
-    return sound(attachment, z.detach(), mu.detach(), logvar.detach())
+def detached_excess(attachment, *batch):
+    return attachment.original(*batch) + attachment.excess(*batch).detach()
 
 
-def detached_excess(attachment, z, mu, logvar):
-    criterion = attachment.criterion
-    excess = criterion.excess(criterion.decompose(z, mu, logvar, attachment.dataset_size))
-    return attachment.original(z, mu, logvar) + excess.detach()
+def standard_deviation(attachment, x, z, mu, logvar, n_items=None):
+    excess = attachment.excess(z, mu, (0.5 * logvar).exp())
+    return attachment.original(x, z, mu, logvar, n_items) + excess
+
+
+def reversed_excess(attachment, x, z, mu, logvar, n_items=None):
+    excess = attachment.excess(mu, z, logvar)
+    return attachment.original(x, z, mu, logvar, n_items) + excess
+
+
+def batch_size(attachment, x, z, mu, logvar, n_items=None):
+    return added(attachment, x, z, mu, logvar, len(x))
+
+
+def leave_a_graph(attachment, *batch):
+    attachment.model.trace = batch[0] + 0
+    return attachment.loss(*batch)
+
+
+def over_the_handle(model, criterion, dataset_size):
+    def replacement(attachment, *batch):
+        return handle.loss(*batch)
+
+    handle = Attachment(model, "kl_loss", replacement, criterion, dataset_size)
+    return handle
+
+
+def over_the_model(model, criterion, dataset_size):
+    original = model.objective
+
+    def replacement(attachment, x, *batch):
+        return original(x, *batch) + attachment.excess(*batch[:3])
+
+    return Attachment(model, "objective", replacement, criterion, dataset_size)
 
 
 class Leaving(Attachment):
@@ -181,11 +328,39 @@ class Leaving(Attachment):
         self.model.trace = True
 
 
+def nothing(z, mu, logvar):
+    return 0 * z.sum()
+
+
 class Forgetting(Attachment):
     def detach(self):
         model = self.model
         super().detach()
-        model.kl_loss = lambda z, mu, logvar: z.sum()
+        model.kl_loss = nothing
+
+
+class ForgettingCopies(Attachment):
+    """Knows its first model only."""
+
+    def __init__(self, model, *options):
+        super().__init__(model, *options)
+        self.first = id(model)
+
+    def detach(self):
+        model = self.model
+        super().detach()
+        if id(model) != self.first:
+            model.kl_loss = nothing
+
+
+class Miscounting(Attachment):
+    def __setstate__(self, state):
+        vars(self).update(state, dataset_size=50)
+
+
+class Vanishing(Attachment):
+    def __reduce__(self):
+        return type(None), ()
 
 
 class Ungrateful(Attachment):
@@ -198,28 +373,66 @@ class Ungrateful(Attachment):
             vars(model).update(_tcdecomp_attachment=previous, kl_loss=previous)
 
 
-def attaching(kind):
-    return lambda model, criterion, dataset_size: kind(
-        model, "kl_loss", sound, criterion, dataset_size
-    )
-
-
 ATTACHMENTS = {
-    "unused": (replace(lambda attachment, *args: attachment.original(*args)), "must use the crit"),
+    "unused": (replace(lambda attachment, *batch: attachment.original(*batch)), "must use the cri"),
     "twice": (
-        replace(lambda attachment, *args: attachment.original(*args) + sound(attachment, *args)),
-        r"the loss with _Recorder\(alpha=1.0, .* must be the plain one and the excess: expected",
+        replace(lambda attachment, *batch: attachment.original(*batch) + attachment.loss(*batch)),
+        r"the loss with Recorder\(alpha=1.0, .* must be the plain one and .* the excess: expected",
     ),
-    "scaled": (replace(lambda *args: 0.5 * sound(*args)), "must be the plain one and the excess"),
-    "size": (replace(sound, size=50), "the criterion must get N = 100; got 50"),
+    "scaled": (
+        replace(lambda *batch: 0.5 * in_place(*batch)),
+        "must be the plain one and 1.0 times the excess",
+    ),
+    "size": (replace(in_place, size=50), "the criterion must get N = 100; got 50"),
+    "batch size": (replace(batch_size, "objective"), "the criterion must get N = 100; got 32"),
     "detached": (replace(detached), "z and mu must reach the criterion with their graph"),
     "detached excess": (
         replace(detached_excess),
-        "must be the plain one and the excess, in its gradients, too: they are off by",
+        "must be the plain one and 1.0 times the excess, in its gradients, too: they are off by",
     ),
-    "trace": (attaching(Leaving), "detach must restore the model's attributes"),
-    "forgotten": (attaching(Forgetting), "detach must restore|the plain one and the excess"),
-    "again": (attaching(Ungrateful), "attach must refuse a model that carries an attachment, by a"),
+    "standard deviation": (
+        replace(standard_deviation, "objective"),
+        "logvar is the logarithm of the variance, not the variance or the standard deviation",
+    ),
+    "reverse": (
+        replace(reversed_excess, "objective"),
+        "z must be the sample, and mu its mean, not the reverse",
+    ),
+    "terms": (replace(direct), r"the handle's terms\(\) must be those of the step"),
+    "graph": (
+        replace(leave_a_graph),
+        "a deep copy of an attached model must be possible, as it is of the plain one: Only Tens",
+    ),
+    "lambda": (
+        replace(lambda *batch: in_place(*batch)),
+        "a pickled copy of an attached model must be possible, as it is of the plain one: .*lambda",
+    ),
+    "over the handle": (
+        over_the_handle,
+        "a deep copy of an attached model must use its own criterion, not the original's",
+    ),
+    "over the model": (
+        over_the_model,
+        "the loss of a deep copy .* must be that of the original, in its gradients, too",
+    ),
+    "miscounting": (
+        replace(in_place, kind=Miscounting),
+        "the loss of a deep copy of an attached model must be that of the original: expected",
+    ),
+    "vanishing": (
+        replace(in_place, kind=Vanishing),
+        "a deep copy of an attached model must carry an attachment of its own; it carries none",
+    ),
+    "copies": (
+        replace(in_place, kind=ForgettingCopies),
+        "detach must restore the loss of a deep copy",
+    ),
+    "trace": (replace(in_place, kind=Leaving), "detach must restore the model's attributes"),
+    "forgotten": (replace(in_place, kind=Forgetting), "detach must restore the loss: expected"),
+    "again": (
+        replace(in_place, kind=Ungrateful),
+        "attach must refuse a model that carries an attachment, by a",
+    ),
 }
 
 
@@ -227,8 +440,30 @@ ATTACHMENTS = {
 def test_check_attach_catches(kind, use):
     attach, message = ATTACHMENTS[kind]
     use(attach=attach)
+    model = VAE()
+    state = set(vars(model))
     with pytest.raises(AssertionError, match=message):
-        check_attach(VAE(), loss_fn, N)
+        check_attach(model, loss_fn, N)
+    assert kind in ("trace", "graph", "forgotten", "again") or set(vars(model)) == state
+
+
+def test_check_attach_finds_an_attachment_to_a_part(use):
+    def attach(model, criterion, dataset_size):
+        if isinstance(model, Trainer):
+            model = model.network
+        return Attachment(model, "objective", added, criterion, dataset_size)
+
+    use(attach=attach)
+    check_attach(Trainer(), loss_fn, N)
+
+
+def test_check_attach_catches_a_lost_graph_in_a_model_that_is_no_module(use):
+    def without_graph(attachment, *batch):
+        return attachment.original(*batch) + attachment.excess(*batch[1:]).detach()
+
+    use(attach=replace(without_graph, "objective"))
+    with pytest.raises(AssertionError, match="times the excess, in its gradients, too"):
+        check_attach(Trainer(), loss_fn, N)
 
 
 def test_check_attach_wants_the_same_loss_twice():
@@ -237,6 +472,28 @@ def test_check_attach_wants_the_same_loss_twice():
         AssertionError, match="loss_fn must give the same loss twice: expected 0; g"
     ):
         check_attach(VAE(), lambda model: torch.tensor(float(next(count))), N)
+
+
+@pytest.mark.parametrize(
+    ("loss", "got"), [(torch.zeros(32), r"shape \(32,\)"), (1.0, "float"), (None, "NoneType")]
+)
+def test_check_attach_wants_a_scalar_loss(loss, got):
+    with pytest.raises(AssertionError, match=f"loss_fn must return a scalar tensor; got {got}"):
+        check_attach(VAE(), lambda model: loss, N)
+
+
+def test_check_attach_refuses_a_loss_that_is_not_finite(use):
+    use(attach=replace(lambda *batch: in_place(*batch) * torch.nan))
+    with pytest.raises(
+        AssertionError, match=r"the plain one and 1\.0 times the excess: .*; got nan"
+    ):
+        check_attach(VAE(), loss_fn, N)
+
+
+@pytest.mark.parametrize("weight", [0, -1.0, float("nan"), float("inf")])
+def test_check_attach_refuses_a_weight_that_weighs_nothing(weight):
+    with pytest.raises(ValueError, match=f"kl_weight must be finite and above 0; got {weight}"):
+        check_attach(VAE(), loss_fn, N, kl_weight=weight)
 
 
 def test_check_attach_passes_a_model_without_gradients():

@@ -1,4 +1,4 @@
-"""The adapter of ``lightning``: attach for its modules, a ready VAE, and a callback that logs."""
+"""The adapter of ``lightning``: attach for its modules, a ready VAE, and two callbacks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from lightning.pytorch import Callback, LightningModule
 from tcdecomp import TCDecomposition, hookimpl
 from tcdecomp.attachment import Attachment
 from tcdecomp_adapters._lightning.monitor import TCMonitorMixin
+from tcdecomp_adapters._lightning.schedule import TCScheduleMixin
 from tcdecomp_adapters._lightning.step import attach_to_step
 from tcdecomp_adapters._lightning.vae import TCVAEMixin
 
-__all__ = ["TCVAE", "TCMonitor", "tcdecomp_attach"]
+__all__ = ["TCVAE", "TCMonitor", "TCSchedule", "tcdecomp_attach"]
 
 
 class TCVAE(TCVAEMixin, LightningModule):
@@ -27,7 +28,9 @@ class TCVAE(TCVAEMixin, LightningModule):
     ``dataset_size``, ``likelihood`` and ``lr`` are its hyperparameters. A checkpoint is loaded
     with ``TCVAE.load_from_checkpoint(path, encoder=..., decoder=..., criterion=...)``.
 
-    In several processes each one's criterion sees the batch of that process.
+    In several processes whose batches differ, the criterion takes them for one batch: each process
+    has the others' posteriors among the components of q(z), and the average of their losses is that
+    of the whole batch.
 
     Parameters
     ----------
@@ -86,6 +89,10 @@ class TCMonitor(TCMonitorMixin, Callback):
     q(z) and is left out. Values for training and validation compare only if both sets have as
     many items and the batches as many rows.
 
+    *Brackets*: ``val/total_correlation_low`` and ``val/total_correlation_high``, and so for the
+    other two terms, of a validation of two batches or more: between them lies the term, in
+    expectation; see :class:`tcdecomp.bracket.Bracket`.
+
     *MIG*: of the posterior means, at the end of a validation whose batches hold factors: a
     mapping's ``"factors"``, or an integer tensor that is second in a pair; not in the sanity
     check. Of these, factors with a single value are left out, with a warning; where ``factors``
@@ -126,6 +133,36 @@ class TCMonitor(TCMonitorMixin, Callback):
     """
 
 
+class TCSchedule(TCScheduleMixin, Callback):
+    """Sets weights of the criterion before each training step.
+
+    The criterion is that of the attachment or the module's attribute ``criterion``; weights without
+    a schedule stay as they are. The step is ``trainer.global_step``, the number of optimizer steps
+    so far: batches whose gradients are accumulated have one weight, and a training that resumes
+    from a checkpoint goes on where it stopped. (Where several optimizers step by hand, Lightning
+    counts the steps of each.)
+
+    Parameters
+    ----------
+    alpha, beta, gamma : callable, optional
+        Schedules: from the step, an int, to the weight; see :mod:`tcdecomp.schedules`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no schedule, or one is not callable, or has an end, or a value at step 0, that
+        the criterion refuses as this weight; at setup, if the module has no criterion.
+
+    Examples
+    --------
+    >>> from lightning.pytorch import Trainer
+    >>> from tcdecomp.schedules import WarmUp
+    >>> from tcdecomp_adapters.lightning import TCSchedule
+    >>> schedule = TCSchedule(beta=WarmUp(6.0, steps=1000, start=1.0))
+    >>> trainer = Trainer(callbacks=[schedule], logger=False, accelerator="cpu")
+    """
+
+
 @hookimpl
 def tcdecomp_attach(
     model: Any, criterion: TCDecomposition, dataset_size: int | None
@@ -134,7 +171,7 @@ def tcdecomp_attach(
 
     The step is to leave its posterior in ``self.posterior``, with its graph, and to have a KL to
     the criterion's prior, with weight 1, in its loss. In several processes each one's excess is
-    that of its own batch.
+    that of its own batch, unless the criterion has ``process_group="world"``.
     """
     if not isinstance(model, LightningModule):
         return None

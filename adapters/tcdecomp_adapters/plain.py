@@ -7,12 +7,15 @@ Normal. ``kl_loss(z, mu, logvar)`` is the KL term that the model's loss calls.
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from tcdecomp import TCDecomposition, hookimpl
+from tcdecomp import Posterior, TCDecomposition, hookimpl
 from tcdecomp.attachment import Attachment
+from tcdecomp.batch import KL
 
 __all__ = ["tcdecomp_attach", "tcdecomp_encode"]
 
@@ -41,6 +44,11 @@ def tcdecomp_attach(
 ) -> Attachment | None:
     """Put the criterion in the place of the model's ``kl_loss``, in nats per item.
 
+    The first batch goes through the model's own ``kl_loss`` as well. If that gives another value
+    than the KL, a sum over the batch or a mean over dimensions, a warning says how many times as
+    much: the balance with the rest of the loss would change unnoticed. A criterion with a prior,
+    or with ``validate=False``, is not compared; nor is anything under ``torch.compile``.
+
     Raises
     ------
     TypeError
@@ -56,8 +64,65 @@ def tcdecomp_attach(
             f"{type(model).__name__}.kl_loss must take (z, mu, logvar), to be replaced by the "
             f"criterion; got ({', '.join(names)})"
         )
-    return Attachment(model, "kl_loss", _kl_loss, criterion, dataset_size)
+    return _Replacing(model, "kl_loss", _kl_loss, criterion, dataset_size)
 
 
-def _kl_loss(attachment: Attachment, z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
-    return attachment.loss(z, mu, logvar)
+class _Replacing(Attachment):
+    """An attachment that knows whether the replaced method has been compared with the KL."""
+
+    compared = False
+
+
+def _kl_loss(attachment: _Replacing, z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    loss = attachment.loss(z, mu, logvar)
+    if not (torch.compiler.is_compiling() or attachment.compared):
+        attachment.compared = _compare(attachment, Posterior(z, mu, logvar).detach())
+    return loss
+
+
+def _compare(attachment: _Replacing, posterior: Posterior) -> bool:
+    """Warn if the model's own term is not the KL; return whether this batch could tell."""
+    criterion = attachment.criterion
+    if criterion.prior is not None or criterion.validate is False:
+        return True
+    kl = _plain(criterion, posterior, "closed")
+    if not kl.sum() > 0.01:  # nats: 0 is a multiple of 0
+        return False
+    own = _original(attachment, posterior)
+    known = (kl, _plain(criterion, posterior, "sampled"))
+    if own.shape != kl.shape or not any((own - x).sum().abs() <= 0.01 * kl.sum() for x in known):
+        # The caller is the model's loss, above _kl_loss and the attachment.
+        warnings.warn(_difference(attachment, own, kl), stacklevel=4)
+    return True
+
+
+def _plain(criterion: TCDecomposition, posterior: Posterior, kl: KL) -> Tensor:
+    """Return the criterion's value for weights of 1: nothing is estimated, and any N will do."""
+    plain = TCDecomposition(kl=kl, reduction=criterion.reduction, validate=False)
+    value: Tensor = plain(posterior.z, posterior.mu, posterior.logvar, len(posterior.z))
+    return value
+
+
+def _original(attachment: _Replacing, posterior: Posterior) -> Tensor:
+    """Return the value of the replaced method, at no cost to random numbers and gradients."""
+    working = posterior.in_working_precision()
+    devices = [working.z.device] if working.z.is_cuda else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        own = attachment.original(working.z, working.mu, working.logvar)
+    return torch.as_tensor(own, device=working.z.device)
+
+
+def _difference(attachment: _Replacing, own: Tensor, kl: Tensor) -> str:
+    name, reduction = type(attachment.model).__name__, attachment.criterion.reduction
+    if own.shape != kl.shape:
+        return (
+            f"{name}.kl_loss gave shape {tuple(own.shape)}; the criterion in its place gives "
+            f"{tuple(kl.shape)} with reduction={reduction!r}"
+        )
+    per_item = " per item" if reduction == "mean" else ""
+    return (
+        f"{name}.kl_loss gave {own.sum():.4g} for a batch whose KL is {kl.sum():.4g} nats"
+        f"{per_item}; the criterion in its place gives that KL, weighted. To keep its balance with "
+        f"the rest of the loss, multiply its weights by {own.sum() / kl.sum():.3g}, or choose its "
+        "reduction"
+    )

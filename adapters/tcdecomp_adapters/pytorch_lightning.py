@@ -9,10 +9,11 @@ from pytorch_lightning import Callback, LightningModule
 from tcdecomp import TCDecomposition, hookimpl
 from tcdecomp.attachment import Attachment
 from tcdecomp_adapters._lightning.monitor import TCMonitorMixin
+from tcdecomp_adapters._lightning.schedule import TCScheduleMixin
 from tcdecomp_adapters._lightning.step import attach_to_step
 from tcdecomp_adapters._lightning.vae import TCVAEMixin
 
-__all__ = ["TCVAE", "TCMonitor", "tcdecomp_attach"]
+__all__ = ["TCVAE", "TCMonitor", "TCSchedule", "tcdecomp_attach"]
 
 
 class TCVAE(TCVAEMixin, LightningModule):
@@ -21,6 +22,10 @@ class TCVAE(TCVAEMixin, LightningModule):
 
 class TCMonitor(TCMonitorMixin, Callback):
     """The same as :class:`tcdecomp_adapters.lightning.TCMonitor`."""
+
+
+class TCSchedule(TCScheduleMixin, Callback):
+    """The same as :class:`tcdecomp_adapters.lightning.TCSchedule`."""
 
 
 @hookimpl

@@ -2,37 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Any, SupportsIndex
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from tcdecomp.attachment import Attachment
 from tcdecomp.loss import TCDecomposition
 from tcdecomp.plugins import attach
+from tcdecomp.posterior import Posterior
 from tcdecomp.terms import Terms
+from tcdecomp.testing.copies import check_copies, copiers
+from tcdecomp.testing.noise import check_noise
+from tcdecomp.testing.recorder import Asked, Recorder
 from tcdecomp.testing.require import require
-from tcdecomp.testing.state import left_as_it_was
+from tcdecomp.testing.state import left_as_it_was, modules_of
+from tcdecomp.testing.step import LossFn, check_close, gradient_of, loss_of
 
 __all__ = ["check_attach"]
 
 
-def check_attach(model: Any, loss_fn: Callable[[Any], Tensor], dataset_size: SupportsIndex) -> None:
+def check_attach(
+    model: Any,
+    loss_fn: LossFn,
+    dataset_size: SupportsIndex,
+    *,
+    kl_weight: float = 1.0,
+    stated: bool = False,
+) -> None:
     """Check that an adapter makes ``model`` train with a criterion, and undoes it.
 
-    Weights of 1 change nothing; other weights add :meth:`TCDecomposition.excess
-    <tcdecomp.TCDecomposition.excess>` of the step's own posterior, with its graph and N, to the
-    loss and to its gradients; a model is not attached twice; ``detach`` gives back what was there.
+    Weights of 1 change nothing; others add :meth:`TCDecomposition.excess
+    <tcdecomp.TCDecomposition.excess>` of the step's own posterior, with its graph and N, times
+    ``kl_weight``, to the loss and to its gradients. In that posterior (z - mu) / exp(logvar / 2)
+    is standard normal. The handle's ``terms()`` are the step's. A model is not attached to twice,
+    and ``detach`` gives back what was there. If the model after a plain step can be deep-copied,
+    or pickled, it still can be when attached to: the copy trains with a criterion of its own.
 
     Parameters
     ----------
     model : object
-        A model that the adapter serves, in whose loss the KL to the standard normal has weight 1.
+        A model that the adapter serves, in the mode in which it is trained.
     loss_fn : callable
-        Returns the model's loss of one training step, a scalar in nats per item, on the same
+        Returns the loss of one training step of the model that it is given, a scalar, on the same
         batch each time.
     dataset_size : int
-        N, at least the rows of that batch.
+        N that the criterion is to get, at least the rows of that batch.
+    kl_weight : float
+        What the loss multiplies the KL by, in nats per item, summed over dimensions: beta in a
+        beta-VAE, the rows of the batch in a loss that is summed over them.
+    stated : bool
+        Whether the framework states N in each step. The model is then attached to without it.
 
     Raises
     ------
@@ -40,6 +61,8 @@ def check_attach(model: Any, loss_fn: Callable[[Any], Tensor], dataset_size: Sup
         If one of these does not hold.
     NoAdapterError
         If no adapter serves the model.
+    ValueError
+        If ``kl_weight`` is not a finite number above 0.
 
     Examples
     --------
@@ -54,50 +77,42 @@ def check_attach(model: Any, loss_fn: Callable[[Any], Tensor], dataset_size: Sup
     ...     return model.kl_loss(z, mu, logvar)
     >>> check_attach(VAE(5, 6), loss_fn, 100)
     """
+    if not 0 < kl_weight < math.inf:
+        raise ValueError(f"kl_weight must be finite and above 0; got {kl_weight}")
+    given = None if stated else dataset_size
     with left_as_it_was(model):
-        plain = _seeded(loss_fn, model)
-        gradient = _gradient(plain, model)
-        attributes = _attributes(model)
-        _check_close(_seeded(loss_fn, model), plain, "loss_fn must give the same loss twice")
+        plain = loss_of(loss_fn, model)
+        gradient = gradient_of(plain, model)
+        attributes, ways = _attributes(model), copiers(model)
+        check_close(loss_of(loss_fn, model), plain, "loss_fn must give the same loss twice")
         for recorder in _recorders():
-            with attach(model, recorder, dataset_size):
-                _check_refuses_another(model, dataset_size)
-                loss = _seeded(loss_fn, model)
-            _check_use(recorder, plain, dataset_size)
-            excess = recorder.excess(recorder.terms())
-            what = f"the loss with {recorder} must be the plain one and the excess"
-            _check_close(loss, plain + excess, what)
-            _check_gradient(_gradient(loss - excess, model), gradient, what)
+            with attach(model, recorder, given) as handle:
+                _check_refuses_another(model, given)
+                loss = loss_of(loss_fn, model)
+                asked = recorder.taken()
+                _check_use(asked, plain, dataset_size)
+                terms = recorder.terms_of(asked)
+                _check_terms(handle, terms)
+            excess = kl_weight * recorder.excess(terms)
+            what = (
+                f"the loss with {recorder} must be the plain one and {kl_weight} times the excess"
+            )
+            _check_sum(loss, plain, excess, what, kl_weight)
+            added = gradient_of(excess, model)
+            _check_sum(gradient_of(loss, model), gradient, added, what, kl_weight)
+            check_close(loss_of(loss_fn, model), plain, "detach must restore the loss")
+        recorder = Recorder(beta=100)
+        with attach(model, recorder, given):
+            check_noise(lambda: _step(loss_fn, model, recorder))
+            check_copies(ways, model, recorder, loss_fn, plain)
         require(_attributes(model) == attributes, "detach must restore the model's attributes")
-        _check_close(_seeded(loss_fn, model), plain, "detach must restore the loss")
 
 
-class _Recorder(TCDecomposition):
-    """A criterion that keeps the last batch that it was asked about."""
-
-    batch: tuple[Any, ...] = ()
-
-    def forward(self, *batch: Any, **options: Any) -> Tensor:
-        self.batch = batch
-        return super().forward(*batch, **options)
-
-    def decompose(self, *batch: Any, **options: Any) -> Terms:
-        self.batch = batch
-        return super().decompose(*batch, **options)
-
-    def excess_of(self, *batch: Any, **options: Any) -> Tensor:
-        self.batch = batch
-        return super().excess_of(*batch, **options)
-
-    def terms(self) -> Terms:
-        return super().decompose(*self.batch)
+def _recorders() -> tuple[Recorder, ...]:
+    return Recorder(), Recorder(alpha=10), Recorder(beta=100), Recorder(gamma=10)
 
 
-def _recorders() -> tuple[_Recorder, ...]:
-    return _Recorder(), _Recorder(alpha=10), _Recorder(beta=100), _Recorder(gamma=10)
-
-
-def _check_refuses_another(model: Any, dataset_size: SupportsIndex) -> None:
+def _check_refuses_another(model: Any, dataset_size: SupportsIndex | None) -> None:
     try:
         attach(model, TCDecomposition(), dataset_size)
     except ValueError:
@@ -105,40 +120,33 @@ def _check_refuses_another(model: Any, dataset_size: SupportsIndex) -> None:
     raise AssertionError("attach must refuse a model that carries an attachment, by a ValueError")
 
 
-def _check_use(recorder: _Recorder, plain: Tensor, dataset_size: SupportsIndex) -> None:
-    require(bool(recorder.batch), "the loss must use the criterion; it did not")
-    z, mu, _, size = recorder.batch
+def _check_use(asked: Asked, plain: Tensor, dataset_size: SupportsIndex) -> None:
+    (z, mu), size = (asked.posterior.z, asked.posterior.mu), asked.dataset_size
     require(size == dataset_size, f"the criterion must get N = {dataset_size}; got {size}")
     attached = not plain.requires_grad or (z.requires_grad and mu.requires_grad)
     require(attached, "z and mu must reach the criterion with their graph")
 
 
-def _check_close(got: Tensor, want: Tensor, what: str) -> None:
-    # The weights, up to 100, magnify the rounding of a float32 loss.
-    close = torch.allclose(got, want, rtol=1e-4, atol=1e-3)
-    require(close, f"{what}: expected {want.item():.6g}; got {got.item():.6g}")
+def _check_terms(handle: Attachment, want: Terms) -> None:
+    got = handle.terms()
+    same = got is not None and torch.allclose(_vector(got), _vector(want), 1e-4, 1e-4)
+    require(same, "the handle's terms() must be those of the step: use its loss() or excess()")
 
 
-def _check_gradient(got: Tensor, want: Tensor, what: str) -> None:
-    off = (got - want).norm().item()
-    close = off <= 1e-3 * (1 + want.norm().item())
-    require(close, f"{what}, in its gradients, too: they are off by {off:.3g}")
+def _vector(terms: Terms) -> Tensor:
+    return torch.stack([term for term in terms if term is not None])
 
 
-def _gradient(loss: Tensor, model: Any) -> Tensor:
-    """Return the gradient for all of the model's own parameters, as one vector."""
-    owned = model.parameters() if isinstance(model, nn.Module) else ()
-    parameters = [parameter for parameter in owned if parameter.requires_grad]
-    if not (parameters and loss.requires_grad):
-        return torch.zeros(())
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-    return torch.cat([gradient.flatten() for gradient in gradients])
+def _check_sum(got: Tensor, plain: Tensor, added: Tensor, what: str, kl_weight: float) -> None:
+    # The weights, up to 100, magnify the rounding of float32.
+    slack = 1e-3 * (kl_weight + added.norm().item())
+    check_close(got, plain + added, what, slack)
 
 
-def _seeded(loss_fn: Callable[[Any], Tensor], model: Any) -> Tensor:
-    torch.manual_seed(0)
-    return loss_fn(model)
+def _step(loss_fn: LossFn, model: Any, recorder: Recorder) -> Posterior:
+    loss_fn(model)
+    return recorder.taken().posterior
 
 
 def _attributes(model: Any) -> set[str]:
-    return {*vars(model), *getattr(model, "_modules", ())}
+    return {*vars(model), *modules_of(model)}

@@ -34,7 +34,7 @@ def ranks(request, tmp_path_factory):
 def test_every_process_logs_the_same(ranks):
     first, second = ranks
     ours = [key for key in first["fit"] if key.split("/")[1] not in ("loss", "reconstruction")]
-    assert len(ours) == 9
+    assert len(ours) == 15
     assert [first["fit"][key] for key in ours] == [second["fit"][key] for key in ours]
     assert first["lopsided"] == second["lopsided"]
 
@@ -61,3 +61,7 @@ def test_a_process_without_an_estimate_does_not_hold_up_the_other(ranks):
 
 def test_a_learned_prior_stays_the_same_in_all_processes(ranks):
     assert ranks[0]["weights"] == ranks[1]["weights"]
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(ranks):
+    assert [rank["difference"] < 1e-6 for rank in ranks] == [True, True]

@@ -29,12 +29,14 @@ from lightning_models import (
     weights,
 )
 from tcdecomp import Posterior, TCDecomposition, attach, decompose, mig_score
+from tcdecomp.bracket import Bracket
 from tcdecomp.loaders import factors_of, rows_of, size_of
 from tcdecomp_adapters._lightning import tally
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in WARNINGS]
 
 TERMS = {"index_code_mi", "total_correlation", "dimension_wise_kl", "kl"}
+ENDS = {f"{term}_{end}" for term in TERMS - {"kl"} for end in ("low", "high")}
 
 
 class Counting(TCDecomposition):
@@ -156,7 +158,7 @@ def test_a_sampled_kl_is_not_logged_as_the_kl(pl):
     model = vae(pl, TCDecomposition(kl="sampled"))
     metrics = fit(pl, model, pl.TCMonitor(), loader()).callback_metrics
     assert keys(metrics, "train/") - {"loss", "reconstruction"} == TERMS - {"kl"}
-    assert keys(metrics, "val/") - {"loss", "reconstruction", "mig"} == TERMS - {"kl"}
+    assert keys(metrics, "val/") - {"loss", "reconstruction", "mig"} - ENDS == TERMS - {"kl"}
 
 
 def test_options_come_from_an_attachment(pl):
@@ -292,10 +294,29 @@ def test_validation_terms_are_means_over_items_of_a_fresh_sample(pl, left, size)
         torch.testing.assert_close(trainer.callback_metrics[f"val/{name}"], value)
 
 
+def test_validation_brackets_the_terms(pl):
+    trainer = fit(pl, vae(pl), pl.TCMonitor(), loader())
+    metrics, bracket = trainer.callback_metrics, Bracket()
+    generator = torch.Generator().manual_seed(0)
+    for x, _ in loader():
+        mu, logvar = (moment.detach() for moment in trainer.model.encoder(x))
+        z = Posterior(mu, mu, logvar).sample(generator=generator).z
+        bracket.update(z, mu, logvar, SIZE)
+    for term in TERMS - {"kl"}:
+        interval = bracket.interval(term)
+        got = [metrics[f"val/{term}_{end}"].item() for end in ("low", "high")]
+        assert got == pytest.approx([interval.low, interval.high], abs=1e-4)
+
+
+def test_a_single_batch_has_no_bracket(pl):
+    trainer = fit(pl, vae(pl), pl.TCMonitor(), loader(batch_size=64))
+    assert keys(trainer.callback_metrics, "val/").isdisjoint(ENDS)
+
+
 def test_validation_alone_works(pl):
     model = vae(pl)
     metrics = pl.Trainer(callbacks=[pl.TCMonitor()]).validate(model, loader(), verbose=False)[0]
-    assert keys(metrics, "val/") == TERMS | {"mig", "loss", "reconstruction"}
+    assert keys(metrics, "val/") == TERMS | ENDS | {"mig", "loss", "reconstruction"}
 
 
 @pytest.mark.parametrize(
@@ -303,12 +324,12 @@ def test_validation_alone_works(pl):
 )
 @pytest.mark.parametrize("sizes", [None, (48, 32)])
 def test_several_loaders_have_keys_and_sizes_of_their_own(pl, loaders, sizes):
-    criterion = Counting()
+    criterion = Counting(estimator="inclusive")
     monitor = pl.TCMonitor(criterion, SIZE, val_dataset_size=sizes, every_n_steps=0)
     validation = loaders(loader(48), loader(32))
     metrics = fit(pl, vae(pl), monitor, validation, num_sanity_val_steps=0)
     for index in range(2):
-        assert keys(metrics.callback_metrics, f"val/{index}/") == TERMS | {"mig"}
+        assert keys(metrics.callback_metrics, f"val/{index}/") == TERMS | ENDS | {"mig"}
     assert [arguments[-1] for arguments in criterion.asked] == [48] * 3 + [32] * 2
 
 

@@ -136,3 +136,120 @@ def test_a_deep_copy_trains_with_its_own_learned_prior():
     trained(other)
     assert Attachment.of(model).criterion.prior.loc.tolist() == [1, 1]
     assert Attachment.of(other).criterion.prior.loc.tolist() != [1, 1]
+
+
+# The model's own term, compared with the KL
+
+
+def kl_per_dimension(mu, logvar):
+    return 0.5 * (mu**2 + logvar.exp() - 1 - logvar)
+
+
+def monte_carlo(z, mu, logvar):
+    posterior, prior = Normal(mu, (0.5 * logvar).exp()), Normal(0.0, 1.0)
+    return (posterior.log_prob(z) - prior.log_prob(z)).sum(1).mean()
+
+
+OTHERS = {
+    "sum over the batch": (lambda z, mu, logvar: kl_per_dimension(mu, logvar).sum(), "32"),
+    "mean over dimensions": (lambda z, mu, logvar: kl_per_dimension(mu, logvar).mean(), "0.5"),
+    "beta-VAE's": (lambda z, mu, logvar: 4 * kl_per_dimension(mu, logvar).sum(1).mean(), "4"),
+    "sampled, twice": (lambda *batch: 2 * monte_carlo(*batch), r"[12]\.\d+"),
+    "nothing": (lambda z, mu, logvar: 0.0, "0"),
+    "not a number": (lambda z, mu, logvar: mu.sum() * float("nan"), "nan"),
+}
+
+
+def with_term(kl_loss):
+    model = VAE()
+    model.kl_loss = kl_loss
+    # Long weights make the KL of the first batch large enough to be told from sampling noise.
+    with torch.no_grad():
+        model.encoder.weight.mul_(10)
+    return model
+
+
+@pytest.mark.parametrize(("kl_loss", "times"), OTHERS.values(), ids=OTHERS)
+def test_a_term_that_is_not_the_kl_is_warned_of_once(kl_loss, times):
+    model = with_term(lambda z, mu, logvar: kl_loss(z, mu, logvar))
+    kl = kl_per_dimension(*model.encode(X)).sum(1).mean()
+    attach(model, TCDecomposition(beta=6), N)
+    message = (
+        rf"VAE.kl_loss gave \S+ for a batch whose KL is {kl:.4g} nats per item; .*"
+        rf"multiply its weights by {times}, or"
+    )
+    with pytest.warns(UserWarning, match=message) as caught:
+        model.loss(X)
+    assert caught[0].filename == __file__
+    model.loss(X)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_term_that_is_the_kl_is_not_warned_of(reduction):
+    reduced = {"mean": torch.mean, "sum": torch.sum, "none": lambda kl: kl}[reduction]
+    model = with_term(lambda z, mu, logvar: reduced(kl_per_dimension(mu, logvar).sum(1)))
+    attach(model, TCDecomposition(beta=6, reduction=reduction), N)
+    model.loss(X)
+
+
+def test_a_sampled_kl_is_not_warned_of():
+    model = with_term(monte_carlo)
+    attach(model, TCDecomposition(beta=6), N)
+    model.loss(X)
+
+
+def test_a_term_of_another_shape_is_warned_of():
+    model = with_term(lambda z, mu, logvar: kl_per_dimension(mu, logvar).sum(1))
+    attach(model, TCDecomposition(), N)
+    message = r"VAE.kl_loss gave shape \(32,\); the criterion .* gives \(\) with reduction='mean'"
+    with pytest.warns(UserWarning, match=message):
+        model.loss(X)
+
+
+@pytest.mark.parametrize("options", [{"prior": Normal(1.0, 2.0)}, {"validate": False}])
+def test_with_a_prior_or_unchecked_nothing_is_compared(options):
+    model = with_term(OTHERS["sum over the batch"][0])
+    attach(model, TCDecomposition(**options), N)
+    model.loss(X)
+
+
+def test_a_batch_without_kl_leaves_the_comparison_to_the_next():
+    model = with_term(OTHERS["sum over the batch"][0])
+    attach(model, TCDecomposition(), N)
+    zero = torch.zeros(32, 2)
+    assert model.kl_loss(torch.randn(32, 2), zero, zero) == 0
+    with pytest.warns(UserWarning, match="multiply its weights by 32"):
+        model.loss(X)
+
+
+def test_nothing_is_compared_under_compile():
+    model = with_term(OTHERS["sum over the batch"][0])
+    attach(model, TCDecomposition(), N)
+    compiled = torch.compile(model.loss, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        compiled(X)
+
+
+def test_the_comparison_leaves_random_numbers_and_gradients_alone():
+    grad_modes = []
+
+    def noisy(z, mu, logvar):
+        grad_modes.append(torch.is_grad_enabled())
+        return kl_per_dimension(mu, logvar).sum(1).mean() + 0 * torch.randn(())
+
+    model = with_term(noisy)
+    attach(model, TCDecomposition(), N)
+    torch.manual_seed(0)
+    model.loss(X).backward()
+    after = torch.get_rng_state()
+    torch.manual_seed(0)
+    torch.randn(32, 2)
+    assert torch.equal(after, torch.get_rng_state())
+    assert grad_modes == [False]
+
+
+def test_a_single_row_is_compared_where_the_criterion_takes_it():
+    model = with_term(OTHERS["mean over dimensions"][0])
+    attach(model, TCDecomposition(beta=6, estimator="inclusive"), N)
+    with pytest.warns(UserWarning, match=r"multiply its weights by 0\.5"):
+        model.loss(X[:1])

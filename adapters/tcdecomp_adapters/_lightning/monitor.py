@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex
@@ -10,11 +11,12 @@ import torch
 from torch import Generator
 
 from tcdecomp import Posterior, TCDecomposition, encode
-from tcdecomp.attachment import Attachment
+from tcdecomp.attachment import Attachment, check_criterion
 from tcdecomp.batch import checked_size
+from tcdecomp.bracket import Bracket
 from tcdecomp.loaders import factors_of, rows_of, size_of
 from tcdecomp.plugins import NoAdapterError
-from tcdecomp_adapters._lightning.step import check_reduction, left_posterior
+from tcdecomp_adapters._lightning.step import left_posterior
 from tcdecomp_adapters._lightning.tally import Tally
 
 __all__ = ["TCMonitorMixin"]
@@ -51,7 +53,7 @@ class TCMonitorMixin:
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse a run that lacks the criterion or the training set's size, and needs it."""
         if stage in ("fit", "validate"):
-            check_reduction(self._option("criterion", pl_module))
+            check_criterion(self._option("criterion", pl_module), "Lightning")
         if stage == "fit" and self.every_n_steps != 0:
             self._option("dataset_size", pl_module)
 
@@ -82,15 +84,20 @@ class TCMonitorMixin:
                 "set self.posterior = (z, mu, logvar), or a Posterior, anew in every step, or "
                 "turn the training terms off with every_n_steps=0"
             )
-        tally = Tally(trainer.world_size)
-        self._add(tally, pl_module, posterior, self._option("dataset_size", pl_module))
+        tally, criterion = Tally(trainer.world_size), self._own_criterion(pl_module)
+        if len(posterior.mu) > 1:  # one row says nothing about q(z)
+            moments = posterior.z, posterior.mu, posterior.logvar
+            terms = criterion.decompose(*moments, self._option("dataset_size", pl_module))
+            tally.add_terms(terms, len(posterior.mu))
         pl_module.log_dict(_prefixed("train/", tally.means()), on_step=True, on_epoch=False)
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start anew, with the same noise as at every validation."""
         self._loaders = _validation_loaders(trainer)
         self._sizes = self._val_sizes(self._loaders)
-        self._tallies = [Tally(trainer.world_size) for _ in self._sizes]
+        criterion = self._own_criterion(pl_module)
+        options: Any = {name: getattr(criterion, name) for name in ("prior", "kl", "kernel")}
+        self._tallies = [Tally(trainer.world_size, Bracket(**options)) for _ in self._sizes]
         # Processes hold different items, and are to draw different noise.
         self._generator = Generator(pl_module.device).manual_seed(self.seed + trainer.global_rank)
 
@@ -117,7 +124,8 @@ class TCMonitorMixin:
         else:
             posterior = left.sample(generator=self._generator)
         tally = self._tallies[dataloader_idx]
-        self._add(tally, pl_module, posterior, self._sizes[dataloader_idx])
+        if len(posterior.mu) > 1:
+            self._add(tally, pl_module, posterior, self._sizes[dataloader_idx])
         factors = (self.factors or factors_of)(batch)
         if factors is not None:
             tally.add_codes(posterior.mu.float(), factors)
@@ -126,17 +134,26 @@ class TCMonitorMixin:
         """Log what the pass adds up to, the same in every process."""
         for index, (loader, tally) in enumerate(zip(self._loaders, self._tallies, strict=True)):
             prefix = "val/" if len(self._tallies) == 1 else f"val/{index}/"
-            values = tally.means()
+            values = tally.means() | tally.interval_ends()
             if not (trainer.sanity_checking or trainer.fast_dev_run):
                 values |= tally.mig(rows_of(loader), skip_constant=self.factors is None)
             pl_module.log_dict(_prefixed(prefix, values), sync_dist=True)
         self._loaders, self._sizes, self._tallies, self._generator = [], [], [], None
 
-    def _add(self, tally: Tally, module: Any, posterior: Posterior, size: SupportsIndex) -> None:
-        rows = len(posterior.mu)
-        if rows > 1:  # one row says nothing about q(z)
-            moments = (posterior.z, posterior.mu, posterior.logvar)
-            tally.add_terms(self._option("criterion", module).decompose(*moments, size), rows)
+    def _add(self, tally: Tally, module: Any, posterior: Posterior, size: int) -> None:
+        batch = posterior.z, posterior.mu, posterior.logvar
+        criterion = self._own_criterion(module)
+        terms = tally.bracket.update(*batch, size)
+        if criterion.estimator != "mss":
+            terms = criterion.decompose(*batch, size)
+        tally.add_terms(terms, len(posterior.mu))
+
+    def _own_criterion(self, module: Any) -> TCDecomposition:
+        """Return the criterion, for the rows of this process: another may have none to log."""
+        criterion = copy.copy(self._option("criterion", module))
+        criterion.process_group = None
+        own: TCDecomposition = criterion
+        return own
 
     def _option(self, name: str, module: Any) -> Any:
         """Return the monitor's own option, the attachment's or the module's."""

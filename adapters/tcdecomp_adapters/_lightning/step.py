@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from tcdecomp import Posterior, TCDecomposition
-from tcdecomp.attachment import Attachment
+from tcdecomp.attachment import Attachment, check_criterion
 
-__all__ = ["attach_to_step", "check_reduction", "left_posterior"]
+__all__ = ["attach_to_step", "left_posterior"]
 
 _REMEDY = "set self.posterior = (z, mu, logvar), or a Posterior, anew in every training_step"
 
@@ -36,14 +36,6 @@ def left_posterior(module: Any, before: object) -> Posterior | None:
     )
 
 
-def check_reduction(criterion: TCDecomposition) -> None:
-    """Refuse a criterion that does not average over the batch, as Lightning's losses do."""
-    if criterion.reduction != "mean":
-        raise ValueError(
-            f'criterion must have reduction="mean" with Lightning; got {criterion.reduction!r}'
-        )
-
-
 def attach_to_step(module: Any, criterion: TCDecomposition, dataset_size: int | None) -> Attachment:
     """Add the criterion's excess over the plain KL to the loss of the module's training_step.
 
@@ -60,7 +52,7 @@ def attach_to_step(module: Any, criterion: TCDecomposition, dataset_size: int | 
             "model must have automatic_optimization, since attach adds to the loss that "
             f"training_step returns; in {name} call criterion(z, mu, logvar, dataset_size) there"
         )
-    check_reduction(criterion)
+    check_criterion(criterion, "Lightning")
     return Attachment(module, "training_step", _training_step, criterion, dataset_size)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 from tcdecomp import Terms, mig_score
+from tcdecomp.bracket import Bracket
+from tcdecomp.loaders import varying_factors
 
 __all__ = ["Tally"]
 
@@ -17,18 +18,23 @@ T = TypeVar("T")
 
 
 class Tally:
-    """Terms summed over rows, and codes with their factors, merged over processes when read.
+    """Terms summed over rows, their bracket, and codes with their factors, of all processes.
+
+    They are merged when they are read.
 
     Parameters
     ----------
     processes : int
         How many of the trainer's there are, each with a tally of its own.
+    bracket : Bracket, optional
+        To update with each batch.
     """
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, bracket: Bracket | None = None) -> None:
         self._processes = processes
         self._rows = 0
         self._sums: dict[str, Tensor] = {}
+        self.bracket = bracket or Bracket()
         self._codes: list[Any] = []
         self._factors: list[Any] = []
 
@@ -52,6 +58,20 @@ class Tally:
         names = dict.fromkeys(name for _, sums in parts for name in sums)
         return {name: sum(sums.get(name, 0) for _, sums in parts) / rows for name in names}
 
+    def interval_ends(self) -> dict[str, float]:
+        """Return lower and upper values of the terms; nothing of fewer than two batches."""
+        whole = Bracket()
+        for part in self._gather(self.bracket.seen()):
+            whole.merge(part)
+        if whole.num_batches < 2:
+            return {}
+        intervals = {name: whole.interval(name) for name in Terms._fields if name != "kl"}
+        return {
+            f"{name}_{end}": getattr(interval, end)
+            for name, interval in intervals.items()
+            for end in ("low", "high")
+        }
+
     def mig(self, rows: int | None = None, *, skip_constant: bool = False) -> dict[str, float]:
         """Return the MIG of the codes of all processes; nothing if there were no factors.
 
@@ -66,7 +86,7 @@ class Tally:
         codes = _joined([part for part, _ in parts if part is not None])
         factors = _joined([part for _, part in parts if part is not None])
         if skip_constant and factors is not None:
-            factors = _varying(factors)
+            factors = varying_factors(factors, "TCMonitor")
         return {} if codes is None or factors is None else {"mig": mig_score(codes, factors)}
 
     def _gather(self, value: T) -> list[T]:
@@ -81,16 +101,3 @@ class Tally:
 
 def _joined(arrays: list[Any], rows: int | None = None) -> NDArray[Any] | None:
     return np.concatenate(arrays)[:rows] if arrays else None
-
-
-def _varying(factors: NDArray[Any]) -> NDArray[Any] | None:
-    """Return the columns with more than one value, or None if there are none."""
-    columns = factors.reshape(len(factors), -1)
-    varies = (columns != columns[:1]).any(0)
-    if not varies.all():
-        warnings.warn(
-            f"TCMonitor leaves the factors {np.flatnonzero(~varies).tolist()} out of the MIG: "
-            "they have a single value in the validation set",
-            stacklevel=2,
-        )
-    return columns[:, varies] if varies.any() else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, SupportsIndex
 
 import torch
@@ -10,9 +11,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from tcdecomp import Posterior, TCDecomposition
+from tcdecomp.attachment import check_criterion
 from tcdecomp.batch import checked_size
 from tcdecomp.plugins import as_posterior
-from tcdecomp_adapters._lightning.step import check_reduction
 
 __all__ = ["TCVAEMixin"]
 
@@ -34,6 +35,7 @@ _NEGATIVE_LOG_LIKELIHOODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class TCVAEMixin(nn.Module):
     """What makes a LightningModule a VAE; see :class:`tcdecomp_adapters.lightning.TCVAE`."""
 
+    trainer: Any
     log_dict: Callable[..., Any]
     save_hyperparameters: Callable[..., Any]
 
@@ -49,7 +51,7 @@ class TCVAEMixin(nn.Module):
         super().__init__()
         if not isinstance(criterion, TCDecomposition):
             raise TypeError(f"criterion must be a TCDecomposition; got {type(criterion).__name__}")
-        check_reduction(criterion)
+        check_criterion(criterion, "Lightning")
         if likelihood not in _NEGATIVE_LOG_LIKELIHOODS:
             names = ", ".join(map(repr, _NEGATIVE_LOG_LIKELIHOODS))
             raise ValueError(f"likelihood must be one of {names}; got {likelihood!r}")
@@ -82,7 +84,8 @@ class TCVAEMixin(nn.Module):
         """Return reconstruction loss plus criterion, and leave the posterior, detached."""
         x, posterior = _images(batch), self.encode(batch)
         reconstruction = self._reconstruction(posterior, x)
-        penalty = self.criterion(posterior.z, posterior.mu, posterior.logvar, self.dataset_size)
+        with _one_batch(self.criterion, self._processes_hold_one_batch()):
+            penalty = self.criterion(posterior.z, posterior.mu, posterior.logvar, self.dataset_size)
         loss: Tensor = reconstruction + penalty
         self.posterior = posterior.detach()
         self.log_dict(
@@ -108,6 +111,16 @@ class TCVAEMixin(nn.Module):
         """Return Adam over all parameters, a learned prior's among them."""
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
+    def _processes_hold_one_batch(self) -> bool:
+        """Tell whether every process of the trainer has other rows of one batch."""
+        try:
+            trainer = self.trainer
+        except RuntimeError:  # there is none: the step is called by hand
+            return False
+        # Processes that share a model's parts hold the same rows, and are not replicas.
+        replicas = (trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1)
+        return bool(trainer.world_size > 1 and replicas == trainer.world_size)
+
     def _reconstruction(self, posterior: Posterior, x: Tensor) -> Tensor:
         # A half-precision encoder's z is drawn in float32, which its decoder does not take.
         return self.reconstruction_loss(posterior.z.to(posterior.mu.dtype), x)
@@ -116,6 +129,18 @@ class TCVAEMixin(nn.Module):
         plain = TCDecomposition(prior=self.criterion.prior, kl=self.criterion.kl, validate=False)
         kl: Tensor = plain(posterior.z, posterior.mu, posterior.logvar, len(posterior.mu))
         return kl
+
+
+@contextmanager
+def _one_batch(criterion: TCDecomposition, together: bool) -> Iterator[None]:
+    """Let the criterion take the rows of all processes for one batch, if it has no group."""
+    before = criterion.process_group
+    if together and before is None:
+        criterion.process_group = "world"
+    try:
+        yield
+    finally:
+        criterion.process_group = before
 
 
 def _images(batch: Any) -> Tensor:

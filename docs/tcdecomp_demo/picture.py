@@ -12,7 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from exhibit import LIVE, REACH, Exhibit
+from tcdecomp_demo.exhibit import LIVE, REACH, Exhibit
 
 __all__ = ["draw"]
 

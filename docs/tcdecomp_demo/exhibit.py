@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation import kl_per_latent
-from sprites import Sprites
 from tcdecomp import encode
 from tcdecomp.metrics import MutualInfoGap
 from tcdecomp_adapters.lightning import TCVAE
+from tcdecomp_demo.evaluation import kl_per_latent
+from tcdecomp_demo.sprites import Sprites
 
 __all__ = ["LIVE", "REACH", "Exhibit", "exhibit_of"]
 

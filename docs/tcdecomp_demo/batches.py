@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from sprites import Sprites
+from tcdecomp_demo.sprites import Sprites
 
 __all__ = ["Batches", "batches"]
 

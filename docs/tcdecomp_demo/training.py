@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import lightning
 import torch
 
-from batches import batches
-from networks import CosineTCVAE, Encoder, mlp
-from progress import ProgressBar
-from sprites import Sprites
 from tcdecomp import TCDecomposition
 from tcdecomp_adapters.lightning import TCVAE, TCMonitor
+from tcdecomp_demo.batches import batches
+from tcdecomp_demo.networks import CosineTCVAE, Encoder, mlp
+from tcdecomp_demo.progress import ProgressBar
+from tcdecomp_demo.sprites import Sprites
 
 __all__ = ["Recipe", "train"]
 

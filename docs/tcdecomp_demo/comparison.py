@@ -1,24 +1,21 @@
-"""Train a VAE, a beta-VAE and a beta-TCVAE on the same images, and compare what they learn.
-
-Run it as ``python docs/demo``; ``--help`` lists the options.
-"""
+"""The models that are compared, and one run of the comparison."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dsprites import DataError, load_dsprites
-from evaluation import Figures, Sampling, evaluate
-from exhibit import Exhibit, exhibit_of
-from options import parse
-from picture import draw
-from sprites import Sprites, squares
-from table import notes, table, verdict
 from tcdecomp import TCDecomposition
-from training import Recipe, train
+from tcdecomp_demo.dsprites import load_dsprites
+from tcdecomp_demo.evaluation import Figures, Sampling, evaluate
+from tcdecomp_demo.exhibit import Exhibit, exhibit_of
+from tcdecomp_demo.picture import draw
+from tcdecomp_demo.sprites import Sprites, squares
+from tcdecomp_demo.table import notes, table, verdict
+from tcdecomp_demo.training import Recipe, train
+
+__all__ = ["MODELS", "QUICK", "objective", "prepare", "run"]
 
 BETA = 6
 # All that differs: alpha, beta and gamma, the weights of index-code MI, TC and dimension-wise KL.
@@ -32,26 +29,6 @@ QUICK = Recipe(steps=1000, batch_size=128, lr=4e-3, width=256)
 DSPRITES_IMAGES = 51_200
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo and return the exit status."""
-    options = parse(arguments)
-    try:
-        sprites, recipe, sampling = prepare(options)
-        options.output.mkdir(parents=True, exist_ok=True)
-    except (DataError, OSError) as error:
-        print(f"docs/demo: error: {error}", file=sys.stderr)
-        return 1
-    print(f"{sprites}\n{recipe}", flush=True)
-    results, exhibits = compare(sprites, recipe, sampling, options.seeds)
-    remarks = notes(sprites, sampling, results)
-    print("", table(results), remarks, verdict(results), sep="\n", flush=True)
-    picture = options.output / "picture.png"
-    title = f"What three VAEs learn from the same {len(sprites):,} images (seed {options.seeds[0]})"
-    draw(exhibits, title, picture)
-    print(f"Picture: {picture}")
-    return 0
-
-
 def prepare(options: argparse.Namespace) -> tuple[Sprites, Recipe, Sampling]:
     """Return the data, how to train on it, and how to measure the terms."""
     recipe = QUICK if options.quick else DEFAULT
@@ -63,6 +40,18 @@ def prepare(options: argparse.Namespace) -> tuple[Sprites, Recipe, Sampling]:
         sprites = squares()
         sampling = Sampling(samples=64 * len(sprites), bins=20)
     return sprites, replace(recipe, steps=options.steps or recipe.steps), sampling
+
+
+def run(sprites: Sprites, recipe: Recipe, sampling: Sampling, options: argparse.Namespace) -> None:
+    """Train, measure and compare the models; print the table and draw the picture."""
+    print(f"{sprites}\n{recipe}", flush=True)
+    results, exhibits = compare(sprites, recipe, sampling, options.seeds)
+    remarks = notes(sprites, sampling, results)
+    print("", table(results), remarks, verdict(results), sep="\n", flush=True)
+    picture = options.output / "picture.png"
+    title = f"What three VAEs learn from the same {len(sprites):,} images (seed {options.seeds[0]})"
+    draw(exhibits, title, picture)
+    print(f"Picture: {picture}")
 
 
 def compare(
@@ -88,7 +77,3 @@ def objective(alpha: float, beta: float, gamma: float) -> str:
     terms = {"MI": alpha, "TC": beta, "DWKL": gamma}
     weighted = (name if weight == 1 else f"{weight} {name}" for name, weight in terms.items())
     return " + ".join(("reconstruction", *weighted))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sprites import Sprites
+from tcdecomp.npz import FileError, read_npz
+from tcdecomp_demo.sprites import Sprites
 
-__all__ = ["DataError", "load_dsprites"]
+__all__ = ["load_dsprites"]
 
 FACTORS = ("color", "shape", "scale", "orientation", "x", "y")
-
-
-class DataError(ValueError):
-    """A data file that cannot be read, or does not hold what it should."""
 
 
 def load_dsprites(path: Path, size: int, at_least: int = 1) -> Sprites:
@@ -36,50 +31,44 @@ def load_dsprites(path: Path, size: int, at_least: int = 1) -> Sprites:
 
     Raises
     ------
-    DataError
+    FileError
         If the file cannot be read, or does not hold these arrays. Factors that have one value
         only, as the color of dSprites has, are left out.
     """
     images, classes = read_arrays(path)
     check_layout(path, images, classes)
     if len(images) < at_least:
-        raise DataError(f"{path}: must have at least {at_least} images; got {len(images)}")
+        raise FileError(f"{path}: must have at least {at_least} images; got {len(images)}")
     chosen = np.random.default_rng(0).permutation(len(images))[:size]
     chosen.sort()
     factors = classes[chosen].astype(np.int64)
     varying = np.flatnonzero((factors != factors[:1]).any(axis=0))
     if not varying.size:
-        raise DataError(f"{path}: latents_classes must have a factor that varies; got none")
+        raise FileError(f"{path}: latents_classes must have a factor that varies; got none")
     names = tuple(FACTORS[column] for column in varying)
     return Sprites(images[chosen].astype(np.float32), factors[:, varying], names)
 
 
 def read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Read ``imgs`` and ``latents_classes`` without unpickling anything."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: not an npz file, or not all of one")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["imgs"], arrays["latents_classes"]
-    except KeyError as error:
-        raise DataError(f"{path}: not dSprites: {error.args[0]}") from error
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    """Read ``imgs`` and ``latents_classes``."""
+    names = ("imgs", "latents_classes")
+    arrays = read_npz(path, names)
+    if missing := [name for name in names if name not in arrays]:
+        raise FileError(f"{path}: not dSprites: it has no {' and no '.join(missing)}")
+    return arrays["imgs"], arrays["latents_classes"]
 
 
 def check_layout(path: Path, images: NDArray[Any], classes: NDArray[Any]) -> None:
     """Refuse arrays that are not dSprites', saying which and why."""
     if images.ndim != 3 or images.shape[1] != images.shape[2]:
-        raise DataError(f"{path}: imgs must have shape (n, side, side); got {images.shape}")
+        raise FileError(f"{path}: imgs must have shape (n, side, side); got {images.shape}")
     if classes.shape != (len(images), len(FACTORS)):
-        raise DataError(
+        raise FileError(
             f"{path}: latents_classes must have shape ({len(images)}, 6); got {classes.shape}"
         )
     if images.dtype.kind not in "bu":
-        raise DataError(f"{path}: imgs must have dtype uint8; got {images.dtype}")
+        raise FileError(f"{path}: imgs must have dtype uint8; got {images.dtype}")
     if images.max(initial=0) > 1:
-        raise DataError(f"{path}: imgs must hold 0 and 1 only; got {images.max()}")
+        raise FileError(f"{path}: imgs must hold 0 and 1 only; got {images.max()}")
     if classes.dtype.kind not in "iu":
-        raise DataError(f"{path}: latents_classes must have dtype int64; got {classes.dtype}")
+        raise FileError(f"{path}: latents_classes must have dtype int64; got {classes.dtype}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import mean, stdev
 from textwrap import fill
 
-from evaluation import Figures, Sampling
-from sprites import Sprites
+from tcdecomp_demo.evaluation import Figures, Sampling
+from tcdecomp_demo.sprites import Sprites
 
 __all__ = ["notes", "table", "verdict"]
 

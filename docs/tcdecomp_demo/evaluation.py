@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from sprites import Sprites
 from tcdecomp import Posterior, decompose_dataset, encode
 from tcdecomp.metrics import MutualInfoGap, mutual_info_gap
 from tcdecomp_adapters.lightning import TCVAE
+from tcdecomp_demo.sprites import Sprites
 
 __all__ = ["Figures", "Sampling", "evaluate", "kl_per_latent"]
 

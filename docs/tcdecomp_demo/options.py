@@ -15,7 +15,7 @@ three terms of the KL, of reconstruction and of MIG, and draw what the models ha
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options, or leave with argparse's message."""
-    parser = argparse.ArgumentParser(prog="docs/demo", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog="tcdecomp demo", description=DESCRIPTION)
     parser.add_argument(
         "--quick",
         action="store_true",

@@ -1,0 +1,253 @@
+"""What a score says: printed, exported and plotted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tcdecomp.dataset import DatasetTerms
+from tcdecomp.metrics import MutualInfoGap
+from tcdecomp.metrics.columns import FloatArray
+from tcdecomp.plots import LABELS, draw, needed
+from tcdecomp.units import Estimate, GroupedTC
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Report"]
+
+SHOWN = 20  # latents in a printed table
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The score of one model over a data set, as :func:`tcdecomp.score` returns it.
+
+    ``print`` shows it as tables. Information is in nats, per item.
+
+    Attributes
+    ----------
+    items : int
+        N, how many items were scored.
+    latent_names : tuple of str
+        "z0", "z1", ..., or the columns of a data frame of codes.
+    variance : ndarray, shape (D,)
+        Variance of each latent's posterior means over the items.
+    active : ndarray of bool, shape (D,)
+        Which latents are active: those whose variance exceeds ``active_threshold``.
+    active_threshold : float
+        0.01 by convention.
+    terms : DatasetTerms or None
+        KL, index-code mutual information, total correlation and dimension-wise KL over the data
+        set, with their standard errors. None, as the next two, where only codes were scored.
+    latent_kl : ndarray, shape (D,), or None
+        Each latent's share of the closed-form KL; they sum to it.
+    grouped_tc : GroupedTC or None
+        Total correlation among the active latents, among the others, and between the two.
+    mig : MutualInfoGap or None
+        The mutual information gap of the posterior means; None without factors.
+    mig_active : MutualInfoGap or None
+        The same of the active latents alone; None too if no latent is active.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tcdecomp import score
+    >>> codes = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0))
+    >>> report = score(codes, factors=codes.int())
+    >>> print(report)
+    16 items, 2 of 2 latents active (variance of means above 0.01)
+    <BLANKLINE>
+    latent  variance  active
+    z0        1.2500     yes
+    z1        1.2500     yes
+    <BLANKLINE>
+    MIG 1.0000 (information in nats)
+    factor  gap     entropy  best latent  runner-up
+    v0      1.0000  1.3863   z0 1.3863    z1 0.0000
+    v1      1.0000  1.3863   z1 1.3863    z0 0.0000
+    >>> report.to_dict()["mig"]
+    1.0
+    """
+
+    items: int
+    latent_names: tuple[str, ...]
+    variance: FloatArray
+    active: NDArray[np.bool_]
+    active_threshold: float
+    terms: DatasetTerms | None = None
+    latent_kl: FloatArray | None = None
+    grouped_tc: GroupedTC | None = None
+    mig: MutualInfoGap | None = None
+    mig_active: MutualInfoGap | None = None
+
+    @property
+    def active_units(self) -> int:
+        """How many latents are active."""
+        return int(self.active.sum())
+
+    def __str__(self) -> str:
+        parts = [self._heading()]
+        if estimates := self.estimates():
+            rows = ((_labelled(name), *map(_decimal, pair)) for name, pair in estimates.items())
+            parts.append(_table([("", "nats", "+-"), *rows]))
+        parts.append(self._latent_table())
+        if self.mig is not None:
+            parts.append(str(self.mig) + self._active_line())
+        return "\n\n".join(parts)
+
+    def _heading(self) -> str:
+        return (
+            f"{self.items} items, {self.active_units} of {len(self.active)} latents active "
+            f"(variance of means above {self.active_threshold:g})"
+        )
+
+    def _latent_table(self) -> str:
+        """Return the latents as a table: all, or those of the largest KL (of codes, variance)."""
+        columns = {"variance": self.variance}
+        if self.latent_kl is not None:
+            columns = {"kl": self.latent_kl, **columns}
+        first, *_ = columns.values()
+        rows = [
+            (
+                self.latent_names[j],
+                *(_decimal(values[j]) for values in columns.values()),
+                "yes" if self.active[j] else "no",
+            )
+            for j in np.sort(np.argsort(-first, kind="stable")[:SHOWN])
+        ]
+        table = _table([("latent", *columns, "active"), *rows])
+        more = len(first) - len(rows)
+        return table + (f"\n... and {more} with smaller {next(iter(columns))}" if more else "")
+
+    def _active_line(self) -> str:
+        if self.mig_active is None or self.active.all():
+            return ""
+        return f"\nMIG {self.mig_active.score:.4f} over the active latents alone"
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Return the KL and the terms with their standard errors, by name; none of codes alone."""
+        if self.terms is None or self.grouped_tc is None:
+            return {}
+        values, errors = self.terms.terms._asdict(), self.terms.standard_error._asdict()
+        terms = {name: Estimate(values[name].item(), errors[name].item()) for name in values}
+        groups = {f"tc_{name}": pair for name, pair in self.grouped_tc._asdict().items()}
+        return {name: {**terms, **groups}[name] for name in LABELS}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain Python numbers, strings, lists and dicts, fit for JSON.
+
+        A standard error stands beside its value, as ``total_correlation_error``. What there is not
+        is None: the terms of codes alone, the MIG without factors.
+        """
+        return {
+            **self._scalars(),
+            "latents": self._by_latent(),
+            "factors": self._by_factor(),
+            "mutual_info": None if self.mig is None else self.mig.mutual_info.tolist(),
+        }
+
+    def to_json(self, path: str | PathLike[str] | None = None) -> str:
+        """Return :meth:`to_dict` as JSON, and write it to a file if a path is given."""
+        text = json.dumps(self.to_dict(), allow_nan=False)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    def to_frame(self) -> Any:
+        """Return a pandas data frame of one row, to be concatenated over models.
+
+        Its columns are the numbers of :meth:`to_dict`, those of a latent or a factor by its name:
+        ``kl_z0``, ``variance_z0``, ``active_z0``, ``gap_v0``. What there is not has no column.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        row = self._scalars()
+        for table in (self._by_latent(), self._by_factor() or {}):
+            names = table.pop("name", [])
+            for column, values in table.items():
+                row |= {f"{column}_{name}": v for name, v in zip(names, values or [], strict=False)}
+        row = {name: value for name, value in row.items() if value is not None}
+        return needed("pandas", "to_frame").DataFrame([row])
+
+    def plot(self, figure: Figure | None = None) -> Figure:
+        """Draw the terms, the latents, and with factors the matrix of mutual information.
+
+        Parameters
+        ----------
+        figure : matplotlib.figure.Figure, optional
+            What to draw into, such as ``plt.figure()``. By default a new figure that pyplot does
+            not know of: ``report.plot().savefig("score.png")``.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The figure.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        return draw(self, figure)
+
+    def _scalars(self) -> dict[str, Any]:
+        numbers: dict[str, Any] = {
+            "items": self.items,
+            "active_units": self.active_units,
+            "active_threshold": self.active_threshold,
+        }
+        estimates = self.estimates()
+        for name in LABELS:
+            numbers[name], error = estimates.get(name, (None, None))
+            if name != "kl":  # which is exact
+                numbers[f"{name}_error"] = error
+        numbers["num_samples"] = None if self.terms is None else self.terms.num_samples
+        for name, gap in (("mig", self.mig), ("mig_active", self.mig_active)):
+            numbers[name] = None if gap is None else gap.score
+        return numbers
+
+    def _by_latent(self) -> dict[str, Any]:
+        return {
+            "name": list(self.latent_names),
+            "kl": None if self.latent_kl is None else self.latent_kl.tolist(),
+            "variance": self.variance.tolist(),
+            "active": self.active.tolist(),
+        }
+
+    def _by_factor(self) -> dict[str, Any] | None:
+        if self.mig is None:
+            return None
+        return {
+            "name": list(self.mig.factor_names),
+            "gap": self.mig.gaps.tolist(),
+            "entropy": self.mig.factor_entropy.tolist(),
+            "best_latent": [self.latent_names[j] for j in self.mig.best_latent],
+        }
+
+
+def _labelled(name: str) -> str:
+    return f"  {LABELS[name]}" if name.startswith("tc_") else LABELS[name]
+
+
+def _decimal(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    """Return rows as lines, the first column to the left and the others to the right."""
+    rows = list(rows)
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(
+        "  ".join([name.ljust(first), *map(str.rjust, cells, others)]) for name, *cells in rows
+    )

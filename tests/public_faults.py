@@ -1,0 +1,364 @@
+"""Textbook code for the three terms, right and wrong: what users bring to the auditor.
+
+Each function is ``(z, mu, logvar, N) -> (MI, TC, DWKL)``, written with the broadcasts that such
+code uses. FAULTS maps a name to the function, the estimator and the verdicts that it deserves.
+"""
+
+import math
+
+import torch
+from torch.distributions import Normal
+
+from tcdecomp import decompose
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def gaussian(z, mu, logvar):
+    return -0.5 * ((z - mu) ** 2 * torch.exp(-logvar) + logvar + LOG_2PI)
+
+
+def pairs(z, mu, logvar):
+    """log q(z_ij|n_k), shape (M, M, D)."""
+    return gaussian(z[:, None], mu[None], logvar[None])
+
+
+def symmetric_weights(size, total):
+    weights = torch.full((size, size), (total - 1) / (total * (size - 1)))
+    return weights.fill_diagonal_(1 / total)
+
+
+def stratified_weights(size, total, stride):
+    """The paper's matrix with a stride of M + 1; public code has M."""
+    others = size - 1
+    special = (total - others) / (total * others)
+    weights = torch.full((size, size), 1 / others)
+    weights.view(-1)[::stride] = 1 / total
+    weights.view(-1)[1::stride] = special
+    weights[others, 0] = special
+    return weights
+
+
+def paper_weights(size, total):
+    return stratified_weights(size, total, size + 1)
+
+
+def wrong_columns(size, total):
+    weights = stratified_weights(size, total, size)
+    special = (total - size + 1) / (total * (size - 1))
+    weights[size - 1, 0] = 1 / total
+    weights[size - 2, 0] = special
+    return weights
+
+
+def put_together(log_qz_n, log_qz, log_qz_j, log_pz):
+    product = log_qz_j.sum(1)
+    return (log_qz_n - log_qz).mean(), (log_qz - product).mean(), (product - log_pz).mean()
+
+
+def mixture(z, mu, logvar, log_weights):
+    """The textbook formula for an (M, M) matrix of log-weights."""
+    density = pairs(z, mu, logvar)
+    log_weights = log_weights.to(z)
+    return put_together(
+        gaussian(z, mu, logvar).sum(1),
+        torch.logsumexp(density.sum(2) + log_weights, 1),
+        torch.logsumexp(density + log_weights[:, :, None], 1),
+        gaussian(z, torch.zeros_like(z), torch.zeros_like(z)).sum(1),
+    )
+
+
+def weighted_by(matrix):
+    return lambda z, mu, logvar, total: mixture(z, mu, logvar, matrix(len(z), total).log())
+
+
+mss, paper, public = map(weighted_by, (symmetric_weights, paper_weights, wrong_columns))
+
+
+def mws(z, mu, logvar, total):
+    size = len(z)
+    return mixture(z, mu, logvar, torch.full((size, size), -math.log(size * total)))
+
+
+def inclusive(z, mu, logvar, total):
+    return mixture(z, mu, logvar, torch.full((len(z), len(z)), -math.log(len(z))))
+
+
+def unweighted(z, mu, logvar, total):
+    return mixture(z, mu, logvar, torch.zeros(len(z), len(z)))
+
+
+def leave_one_out(z, mu, logvar, total):
+    size = len(z)
+    weights = torch.full((size, size), 1 / (size - 1)).fill_diagonal_(0)
+    return mixture(z, mu, logvar, weights.log())
+
+
+def counted_per_dimension(matrix):
+    def terms(z, mu, logvar, total):
+        density = pairs(z, mu, logvar) + matrix(len(z), total).log().to(z)[:, :, None]
+        return put_together(
+            gaussian(z, mu, logvar).sum(1),
+            torch.logsumexp(density.sum(2), 1),
+            torch.logsumexp(density, 1),
+            gaussian(z, z * 0, z * 0).sum(1),
+        )
+
+    return terms
+
+
+def constant_in_the_joint_only(z, mu, logvar, total):
+    density = pairs(z, mu, logvar)
+    return put_together(
+        gaussian(z, mu, logvar).sum(1),
+        torch.logsumexp(density.sum(2), 1) - math.log(len(z) * total),
+        torch.logsumexp(density, 1),
+        gaussian(z, z * 0, z * 0).sum(1),
+    )
+
+
+def without_marginal_weights(z, mu, logvar, total):
+    density = pairs(z, mu, logvar)
+    return put_together(
+        gaussian(z, mu, logvar).sum(1),
+        torch.logsumexp(density.sum(2) + symmetric_weights(len(z), total).log().to(z), 1),
+        torch.logsumexp(density, 1),
+        gaussian(z, z * 0, z * 0).sum(1),
+    )
+
+
+def underflow(z, mu, logvar, total):
+    density, weights = pairs(z, mu, logvar), symmetric_weights(len(z), total).to(z)
+    return put_together(
+        gaussian(z, mu, logvar).sum(1),
+        (density.sum(2).exp() * weights).sum(1).log(),
+        (density.exp() * weights[:, :, None]).sum(1).log(),
+        gaussian(z, z * 0, z * 0).sum(1),
+    )
+
+
+def expanded_square(z, mu, logvar, total):
+    """(z - mu)^2 / var as matrix products, for each dimension, not centred."""
+    precision = torch.exp(-logvar)
+    square = z.square()[:, None] * precision - 2 * z[:, None] * (mu * precision) + mu**2 * precision
+    density = -0.5 * (square + logvar + LOG_2PI)
+    log_weights = symmetric_weights(len(z), total).log().to(z)
+    return put_together(
+        gaussian(z, mu, logvar).sum(1),
+        torch.logsumexp(density.sum(2) + log_weights, 1),
+        torch.logsumexp(density + log_weights[:, :, None], 1),
+        gaussian(z, z * 0, z * 0).sum(1),
+    )
+
+
+def in_dtype(dtype):
+    return lambda z, mu, logvar, total: mss(z.to(dtype), mu.to(dtype), logvar.to(dtype), total)
+
+
+def scaled(factor):
+    """The right terms, times a factor of (M, D)."""
+
+    def terms(z, mu, logvar, total):
+        return tuple(term * factor(*z.shape) for term in mss(z, mu, logvar, total))
+
+    return terms
+
+
+def signed(*signs):
+    def terms(z, mu, logvar, total):
+        return tuple(s * t for s, t in zip(signs, mss(z, mu, logvar, total), strict=True))
+
+    return terms
+
+
+def swapped(z, mu, logvar, total):
+    mi, tc, dimension_wise_kl = mss(z, mu, logvar, total)
+    return tc, mi, dimension_wise_kl
+
+
+def misread(log_variance):
+    """Code that makes something else of logvar."""
+    return lambda z, mu, logvar, total: mss(z, mu, log_variance(logvar), total)
+
+
+def normal_with_scale_logvar(z, mu, logvar, total):
+    """torch's Normal, which raises where its scale is negative."""
+    normal, weights = Normal(mu, logvar), symmetric_weights(len(z), total).log().to(z)
+    density = normal.log_prob(z[:, None])
+    return put_together(
+        normal.log_prob(z).sum(1),
+        torch.logsumexp(density.sum(2) + weights, 1),
+        torch.logsumexp(density + weights[:, :, None], 1),
+        Normal(0.0, 1.0).log_prob(z).sum(1),
+    )
+
+
+def without_prior(z, mu, logvar, total):
+    mi, tc, dimension_wise_kl = mss(z, mu, logvar, total)
+    return mi, tc, dimension_wise_kl + gaussian(z, z * 0, z * 0).sum(1).mean()
+
+
+def without_normalizer(z, mu, logvar, total):
+    """0.5 log(2 pi) left out of q, and not of p, which comes from torch.distributions."""
+    mi, tc, dimension_wise_kl = mss(z, mu, logvar, total)
+    return mi, tc, dimension_wise_kl + z.shape[1] * 0.5 * LOG_2PI
+
+
+def averaged_densities(z, mu, logvar, total):
+    density = pairs(z, mu, logvar)
+    log_weights = symmetric_weights(len(z), total).log().to(z)
+    log_qz_j = torch.logsumexp(density + log_weights[:, :, None], 1)
+    log_qz = torch.logsumexp(density.mean(2) + log_weights, 1)
+    log_qz_n, log_pz = gaussian(z, mu, logvar).mean(1), gaussian(z, z * 0, z * 0).mean(1)
+    product = log_qz_j.mean(1)
+    return (log_qz_n - log_qz).mean(), (log_qz - product).mean(), (product - log_pz).mean()
+
+
+def wrong_axis(z, mu, logvar, total):
+    density = pairs(z, mu, logvar)
+    log_weights = symmetric_weights(len(z), total).log().to(z)
+    return put_together(
+        gaussian(z, mu, logvar).sum(1),
+        torch.logsumexp(density.sum(2) + log_weights, 0),
+        torch.logsumexp(density + log_weights[:, :, None], 0),
+        gaussian(z, z * 0, z * 0).sum(1),
+    )
+
+
+def viewed(z, mu, logvar, total):
+    """Marginals by dimension: (D, M) by a view, where a transpose is meant."""
+    size, dim = z.shape
+    log_weights = symmetric_weights(size, total).log().to(z)
+    by_dim = [t.reshape(dim, size) for t in (mu, logvar)]
+    density = gaussian(z.t()[:, :, None], by_dim[0][:, None], by_dim[1][:, None])
+    log_qz_j = torch.logsumexp(density + log_weights, 2).t()
+    return put_together(
+        gaussian(z, mu, logvar).sum(1),
+        torch.logsumexp(density.sum(0) + log_weights, 1),
+        log_qz_j,
+        gaussian(z, z * 0, z * 0).sum(1),
+    )
+
+
+def detached_tc(z, mu, logvar, total):
+    mi, tc, dimension_wise_kl = mss(z, mu, logvar, total)
+    return mi, tc.detach(), dimension_wise_kl
+
+
+def detached(z, mu, logvar, total):
+    return tuple(term.item() for term in mss(z, mu, logvar, total))
+
+
+def partly_detached(z, mu, logvar, total):
+    return mss(z, mu.detach(), logvar, total)
+
+
+def in_numpy(z, mu, logvar, total):
+    """The textbook formula after it has left torch."""
+    z, mu, logvar = (torch.from_numpy(t.numpy()) for t in (z, mu, logvar))
+    return tuple(term.numpy() for term in mss(z, mu, logvar, total))
+
+
+def library(estimator):
+    return lambda z, mu, logvar, total: decompose(z, mu, logvar, total, estimator=estimator)
+
+
+def per_item(z, mu, logvar, total):
+    return list(decompose(z, mu, logvar, total, reduction="none")[:3])
+
+
+def analytic_entropy(z, mu, logvar, total):
+    """log q(z|n) by its expectation: right on average, and noisier."""
+    mi, tc, dimension_wise_kl = mss(z, mu, logvar, total)
+    excess = gaussian(z, mu, logvar) + 0.5 * (logvar + LOG_2PI + 1)
+    return mi - excess.sum(1).mean(), tc, dimension_wise_kl
+
+
+def with_closed_form_kl(z, mu, logvar, total):
+    mi, tc, _ = mss(z, mu, logvar, total)
+    kl = 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1).mean()
+    return mi, tc, kl - mi - tc
+
+
+ORDER = "depends on the order of the batch"
+
+# Code without a fault: its estimator and the remarks on it.
+RIGHT = {
+    "tcdecomp, mss": (library("mss"), "symmetric MSS", set()),
+    "tcdecomp, mss-jackknife": (library("mss-jackknife"), "MSS with jackknife", set()),
+    "per item": (per_item, "symmetric MSS", set()),
+    "textbook": (mss, "symmetric MSS", set()),
+    "the paper's": (paper, "MSS of the paper", {ORDER}),
+    "float64 inside": (in_dtype(torch.float64), "symmetric MSS", set()),
+    "numbers": (detached, "symmetric MSS", {"no gradient"}),
+    "numpy": (in_numpy, "symmetric MSS", {"no gradient"}),
+    "analytic entropy": (analytic_entropy, "symmetric MSS", set()),
+    "mu detached": (partly_detached, "symmetric MSS", {"gradient cut"}),
+    "closed-form KL": (with_closed_form_kl, "symmetric MSS", set()),
+}
+
+MISSING, MISREAD = "constant missing", "log-variance misread"
+
+# Code with faults: its estimator, the names of all faults, and of the remarks.
+FAULTS = {
+    "tcdecomp, mws": (library("mws"), "MWS", {MISSING}, set()),
+    "tcdecomp, inclusive": (library("inclusive"), "inclusive", {"inclusive"}, set()),
+    "MWS": (mws, "MWS", {MISSING}, set()),
+    "inclusive": (inclusive, "inclusive", {"inclusive"}, set()),
+    "public MSS": (public, "MSS in the wrong columns", {"inclusive in disguise"}, {ORDER}),
+    "public MSS, weights per dimension": (
+        counted_per_dimension(wrong_columns),
+        "MSS in the wrong columns",
+        {"inclusive in disguise", "weights counted D times"},
+        {ORDER},
+    ),
+    "weights per dimension": (
+        counted_per_dimension(symmetric_weights),
+        "symmetric MSS",
+        {"weights counted D times"},
+        set(),
+    ),
+    "leave-one-out": (leave_one_out, "leave-one-out", {"own component left out"}, set()),
+    "no log(NM)": (unweighted, "no weights", {MISSING}, set()),
+    "log(NM) in the joint only": (constant_in_the_joint_only, "MWS", {MISSING}, set()),
+    "exp().sum().log()": (underflow, "symmetric MSS", {"underflow in many dimensions"}, set()),
+    "expanded square": (
+        expanded_square,
+        "symmetric MSS",
+        {"digits lost"},
+        set(),
+    ),
+    "half precision": (
+        in_dtype(torch.float16),
+        "symmetric MSS",
+        {"overflow at sharp posteriors", "digits lost"},
+        {"low precision"},
+    ),
+    "sum over the batch": (
+        scaled(lambda size, dim: size),
+        "symmetric MSS",
+        {"summed over the batch"},
+        set(),
+    ),
+    "terms over D": (
+        scaled(lambda size, dim: 1 / dim),
+        "symmetric MSS",
+        {"mean over dimensions"},
+        set(),
+    ),
+    "log-densities over D": (averaged_densities, "symmetric MSS", {"mean over dimensions"}, set()),
+    "log2": (scaled(lambda *_: 1 / math.log(2)), "symmetric MSS", {"bits, not nats"}, set()),
+    "TC negated": (signed(1, -1, 1), "symmetric MSS", {"sign flipped"}, set()),
+    "MI negated": (signed(-1, 1, 1), "symmetric MSS", {"sign flipped"}, set()),
+    "MI and TC swapped": (swapped, "symmetric MSS", {"terms in the wrong order"}, set()),
+    "no prior": (without_prior, "symmetric MSS", {"prior missing"}, set()),
+    "no 0.5 log(2 pi)": (without_normalizer, "symmetric MSS", {MISSING}, set()),
+    "logvar as log-std": (misread(lambda v: 2 * v), "symmetric MSS", {MISREAD}, set()),
+    "logvar as variance": (misread(torch.log), "symmetric MSS", {MISREAD}, set()),
+    "logvar as std": (misread(lambda v: 2 * v.log()), "symmetric MSS", {MISREAD}, set()),
+    "logvar as Normal's scale": (normal_with_scale_logvar, "symmetric MSS", {MISREAD}, set()),
+    "logsumexp over points": (wrong_axis, "symmetric MSS", {"sum over the wrong axis"}, set()),
+    "view for transpose": (viewed, "symmetric MSS", {"axes mixed up"}, set()),
+    "no weights in the marginals": (without_marginal_weights, "symmetric MSS", {MISSING}, set()),
+    "TC detached": (detached_tc, "symmetric MSS", {"no gradient"}, set()),
+}
