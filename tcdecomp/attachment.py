@@ -180,7 +180,10 @@ class Attachment:
             return None
         posterior, size = self._last
         with no_grad():
-            return self.criterion.decompose(posterior.z, posterior.mu, posterior.logvar, size)
+            terms: Terms = self.criterion.decompose(
+                posterior.z, posterior.mu, posterior.logvar, size
+            )
+        return terms
 
     def _keep(self, z: Tensor, mu: Tensor, logvar: Tensor, stated: int | None) -> int:
         size = self.dataset_size if stated is None else stated

@@ -109,43 +109,34 @@ def sample_densities(
     check_tensors(mu=mu, logvar=logvar)
     check_finite("mu", mu)
     check_finite("logvar", logvar)
-    data = Posterior(mu, mu, logvar).detach().in_working_precision()
     with torch.no_grad(), no_autocast(mu.device):
-        factors = factors_of(prior, data)
-        kl, kl_j = closed_form_kl(factors, data), _kl_by_dimension(factors, data)
-        entropy_j = _entropies(data)
-        log_marginals = mean_log_marginals(data.mu, data.logvar)
+        data = _DataSet(Posterior(mu, mu, logvar).detach().in_working_precision(), prior)
+        sampled = [group for group in groups if data.needs_samples(group)]
         chunks = [
-            _log_densities(data, kl, items, factors, generator, groups)
-            for items in _progress(_items(data, samples, generator))
+            data.log_densities(items, sampled, generator)
+            for items in _progress(_items(mu, samples, generator))
         ]
-
-    def log_product(group: list[int] | slice) -> Tensor | None:
-        return None if log_marginals is None else log_marginals[group].sum().cpu()
-
     whole, *parts = (torch.cat(columns) for columns in zip(*chunks, strict=True))
     joint, product, *controls = whole.unbind(1)
-    known = log_product(slice(None))
-    if known is not None:
-        controls.append(product - known)
+    log_product, entropy, kl = data.means()
+    if log_product is not None:
+        controls.append(product - log_product)
     regression = Regression(torch.stack(controls, 1))
-    means = _mean(entropy_j.sum(1)), _mean(kl)
-    results = [Densities(joint, product, known, *means, regression)]
-    means_j = _mean(entropy_j), _mean(kl_j)
-    for group, part in zip(groups, parts, strict=True):
-        joint, product = part.unbind(1)
-        entropy, mean_kl = (mean[group].sum() for mean in means_j)
-        known = log_product(group)
-        results.append(Densities(joint, product, known, entropy, mean_kl, regression))
+    results = [Densities(joint, product, log_product, entropy, kl, regression)]
+    remaining, nothing = iter(parts), joint.new_zeros(()).expand(samples)
+    for group in groups:
+        joint = product = nothing
+        if data.needs_samples(group):
+            joint, product = next(remaining).unbind(1)
+        results.append(Densities(joint, product, *data.means(group), regression))
     return results
 
 
-def _items(data: Posterior, samples: int, generator: Generator | None) -> tuple[Tensor, ...]:
+def _items(mu: Tensor, samples: int, generator: Generator | None) -> tuple[Tensor, ...]:
     """Return the items to draw from, in chunks: whole permutations, as many as it takes."""
-    size = data.mu.shape[0]
     rounds = [
-        torch.randperm(size, generator=generator, device=data.mu.device)
-        for _ in range(math.ceil(samples / size))
+        torch.randperm(len(mu), generator=generator, device=mu.device)
+        for _ in range(math.ceil(samples / len(mu)))
     ]
     return torch.split(torch.cat(rounds)[:samples], POINTS)
 
@@ -155,62 +146,78 @@ def _progress(chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
     return iter(tqdm(chunks, "samples of q(z)", delay=2, disable=None, leave=False))
 
 
+class _DataSet:
+    """The posteriors of all items, what is known of them without samples, and samples of them."""
+
+    def __init__(self, posterior: Posterior, prior: Prior) -> None:
+        self.mu, self.logvar = posterior.mu, posterior.logvar
+        self.factors = factors_of(prior, posterior)
+        self.kl = closed_form_kl(self.factors, posterior)
+        self.log_marginals = mean_log_marginals(self.mu, self.logvar)
+        self.entropy_j = _entropies(self.logvar)
+        self.kl_j = _kl_by_dimension(self.factors, posterior)
+
+    def means(self, group: list[int] | None = None) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Return the means of sum_j log q(z_j), entropy and KL, of a group or of all dimensions."""
+        log_product = None
+        if self.log_marginals is not None:
+            log_product = self.log_marginals[slice(None) if group is None else group].sum().cpu()
+        if group is None:
+            return log_product, _mean(self.entropy_j.sum(1)), _mean(self.kl)
+        return log_product, _mean(self.entropy_j[:, group]).sum(), _mean(self.kl_j[:, group]).sum()
+
+    def needs_samples(self, group: list[int]) -> bool:
+        """Tell whether a group has a total correlation, or a product whose mean is not known."""
+        return len(group) > 1 or self.log_marginals is None
+
+    def log_densities(
+        self, items: Tensor, groups: Sequence[list[int]], generator: Generator | None
+    ) -> list[Tensor]:
+        """Return log q(z) and sum_j log q(z_j) at new z: (S, 4) of the whole, (S, 2) of each group.
+
+        With the whole come two controls: log q(z|n) and log p(z), less their known means for the
+        item that z is drawn from. Their mean is 0 whichever items are drawn.
+        """
+        mu, logvar = self.mu[items], self.logvar[items]
+        z = Posterior(mu, mu, logvar).sample(generator=generator).z
+        log_size = math.log(len(self.mu))
+        joint, marginals = log_sum(z, Components(self.mu, self.logvar), keep="all")
+        joint, marginals = joint - log_size, marginals - log_size
+        entropies = _entropies(logvar).sum(1)
+        whole = (
+            joint,
+            marginals.sum(1),
+            log_normal(z, mu, logvar).sum(1) + entropies,
+            log_prior(self.factors, z) + entropies + self.kl[items],
+        )
+        parts = (
+            (self._log_joint(z, group, joint, marginals), marginals[:, group].sum(1))
+            for group in groups
+        )
+        return [torch.stack(columns, 1).cpu().double() for columns in (whole, *parts)]
+
+    def _log_joint(self, z: Tensor, group: list[int], joint: Tensor, marginals: Tensor) -> Tensor:
+        """Return log q(z) of a group's dimensions; of one dimension, and of all, it is there."""
+        if len(group) == 1:
+            return marginals[:, group[0]]
+        if len(group) == z.shape[1]:
+            return joint
+        components = Components(self.mu[:, group], self.logvar[:, group])
+        return log_sum(z[:, group], components, keep="all")[0] - math.log(len(self.mu))
+
+
 def _mean(values: Tensor) -> Tensor:
     """Return the mean over items, in float64 on the CPU."""
     return values.cpu().double().mean(0)
 
 
-def _entropies(data: Posterior) -> Tensor:
+def _entropies(logvar: Tensor) -> Tensor:
     """Return the entropy of each q(z_j|n), shape (N, D)."""
-    return 0.5 * (data.logvar + LOG_2PI + 1)
+    return 0.5 * (logvar + LOG_2PI + 1)
 
 
-def _kl_by_dimension(factors: Distribution | None, data: Posterior) -> Tensor:
-    """Return KL(q(z_j|n) || p(z_j)), shape (N, D), of a prior with a closed form."""
-    normal = Normal(data.mu, (0.5 * data.logvar).exp(), validate_args=False)
-    zero = data.mu.new_zeros(())
+def _kl_by_dimension(factors: Distribution | None, posterior: Posterior) -> Tensor:
+    """Return KL(q(z_j|n) || p(z_j)), shape (N, D), for a prior of which it is a closed form."""
+    normal = Normal(posterior.mu, (0.5 * posterior.logvar).exp(), validate_args=False)
+    zero = posterior.mu.new_zeros(())
     return kl_divergence(normal, factors or Normal(zero, zero + 1))
-
-
-def _log_densities(
-    data: Posterior,
-    kl: Tensor,
-    items: Tensor,
-    factors: Distribution | None,
-    generator: Generator | None,
-    groups: Sequence[list[int]],
-) -> list[Tensor]:
-    """Return log-densities at new z: of all dimensions, shape (S, 4), and each group, (S, 2).
-
-    They are log q(z) and sum_j log q(z_j). The two controls, of all dimensions, are log q(z|n) and
-    log p(z), less their known means for the item that z is drawn from: their mean is 0 whichever
-    items are drawn.
-    """
-    own = Posterior(data.mu[items], data.mu[items], data.logvar[items]).sample(generator=generator)
-    log_size = math.log(data.mu.shape[0])
-    joint, marginals = log_sum(own.z, Components(data.mu, data.logvar), keep="all")
-    joint, marginals = joint - log_size, marginals - log_size
-    entropies = _entropies(own).sum(1)
-    whole = (
-        joint,
-        marginals.sum(1),
-        log_normal(own.z, own.mu, own.logvar).sum(1) + entropies,
-        log_prior(factors, own.z) + entropies + kl[items],
-    )
-    parts = (
-        (_joint(data, own.z, joint, marginals, group), marginals[:, group].sum(1))
-        for group in groups
-    )
-    return [torch.stack(columns, 1).cpu().double() for columns in (whole, *parts)]
-
-
-def _joint(
-    data: Posterior, z: Tensor, joint: Tensor, marginals: Tensor, group: list[int]
-) -> Tensor:
-    """Return log q(z) of a group's dimensions; for one dimension and for all it is there."""
-    if len(group) == 1:
-        return marginals[:, group[0]]
-    if len(group) == z.shape[1]:
-        return joint
-    components = Components(data.mu[:, group], data.logvar[:, group])
-    return log_sum(z[:, group], components, keep="all")[0] - math.log(len(data.mu))

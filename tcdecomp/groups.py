@@ -73,7 +73,7 @@ class GroupTerms(NamedTuple):
         between = zero, zero, -self.between, self.between, self.between_error
         rows = {name: _row(result) for name, result in self.groups.items()}
         for name, row in (*rows.items(), ("between", between), ("all", _row(self.whole))):
-            lines.append(f"{name:{width}}" + "".join(f"{cell.item():10.4f}" for cell in row))
+            lines.append(f"{name:{width}}" + "".join(f"{cell.item():z10.4f}" for cell in row))
         return "\n".join(lines)
 
 

@@ -1,13 +1,13 @@
 r"""log q(z) with the bias of the logarithm taken off: the delete-one jackknife of MSS.
 
 MSS is unbiased for q(z), and so by Jensen's inequality log q(z) comes out too small. Let m be the
-number of others, n = N - 1 the number of items that they stand for, and
+number of others, n = N - 1 the number of items that they stand for, and::
 
     L    = log( e^own / N + (N - 1) / (N m) sum_k e^l_k ),
     L_-k = the same without the other k, the rest weighted (N - 1) / (N (m - 1)).
 
 For m of n drawn without replacement the bias of L is of the order 1/m - 1/n, which the jackknife
-removes:
+removes::
 
     log q_J = a L - (a - 1) mean_k L_-k,    a = m (n - m + 1) / n.
 

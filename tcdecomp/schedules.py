@@ -127,17 +127,16 @@ class Cyclic:
 
 @dataclass(frozen=True)
 class Capacity:
-    r"""A target for one term: strength * \|term - target\|, to be added to a loss.
+    """A target for one term: its distance from the target, times a strength, to be added to a loss.
 
-    It stands in the place of the term's own weight, which is to be 0: add a target for ``"kl"``
-    to the reconstruction alone, and with one for ``"index_code_mi"`` or ``"total_correlation"``
-    take ``alpha=0`` or ``beta=0``.
+    It stands in the place of the term's own weight, which is to be 0: ``alpha`` with a target for
+    ``"index_code_mi"``, ``beta`` for ``"total_correlation"``, all three for ``"kl"``.
 
     Parameters
     ----------
-    term : {"index_code_mi", "total_correlation", "dimension_wise_kl", "kl", "sampled_kl", \
-"aggregate_kl"}
-        An attribute of :class:`~tcdecomp.Terms`.
+    term : str
+        An attribute of :class:`~tcdecomp.Terms`: "index_code_mi", "total_correlation",
+        "dimension_wise_kl", "kl", "sampled_kl" or "aggregate_kl".
     target : float or callable
         In nats, at least 0; or a schedule of it.
     strength : float
@@ -152,7 +151,7 @@ class Capacity:
     References
     ----------
     Burgess et al. (2018). Understanding disentangling in beta-VAE. Section 5: of the KL, with a
-    target from 0 to 25 nats.
+    target that rises during the training.
     Alemi et al. (2018). Fixing a Broken ELBO. The KL as the rate, and models of a given rate.
 
     Examples
@@ -235,10 +234,11 @@ def _store(frozen: object, **values: Any) -> None:
 def _number(name: str, value: Any, low: float = -math.inf) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number; got {type(value).__name__}")
-    if not (math.isfinite(value) and value >= low):
+    number = float(value)
+    if not (math.isfinite(number) and number >= low):
         expected = "finite" if low == -math.inf else f"finite and at least {low}"
         raise ValueError(f"{name} must be {expected}; got {value}")
-    return float(value)
+    return number
 
 
 def _count(name: str, value: SupportsIndex, low: int = 0) -> int:

@@ -15,7 +15,8 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution
 
 from tcdecomp.collection import collect
-from tcdecomp.dataset import decompose_dataset
+from tcdecomp.dataset import checked_samples
+from tcdecomp.groups import decompose_groups
 from tcdecomp.loaders import factors_of, varying_factors
 from tcdecomp.metrics import MutualInfoGap, mutual_info_gap
 from tcdecomp.metrics.columns import FloatArray
@@ -24,7 +25,7 @@ from tcdecomp.plugins import as_posterior
 from tcdecomp.posterior import Posterior, check_finite
 from tcdecomp.priors import Prior, check_prior
 from tcdecomp.report import Report
-from tcdecomp.units import active_units, check_threshold, grouped_tc, latent_kl
+from tcdecomp.units import active_units, by_activity, check_threshold, grouped_tc
 
 __all__ = ["score"]
 
@@ -118,6 +119,7 @@ def score(
     (64, 2, 1.0)
     """
     check_prior(prior)
+    checked_samples(num_samples)
     check_threshold(active_threshold)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an int; got {seed!r}")
@@ -245,13 +247,20 @@ def _assessed(
     if data.posterior is None:
         return report
     mu, logvar = data.posterior.mu, data.posterior.logvar
-    draw: dict[str, Any] = {
-        "num_samples": num_samples,
-        "generator": Generator(mu.device).manual_seed(seed),
-    }
-    terms = decompose_dataset(mu, logvar, prior=prior, **draw)
-    kl, groups = latent_kl(mu, logvar, prior), grouped_tc(mu, logvar, active, terms, **draw)
-    return dataclasses.replace(report, terms=terms, latent_kl=kl, grouped_tc=groups)
+    terms = decompose_groups(
+        mu,
+        logvar,
+        by_activity(active),
+        num_samples=num_samples,
+        generator=Generator(mu.device).manual_seed(seed),
+        prior=prior,
+    )
+    return dataclasses.replace(
+        report,
+        terms=terms.whole,
+        latent_kl=np.array([latent.terms.kl for latent in terms.dimensions]),
+        grouped_tc=grouped_tc(terms),
+    )
 
 
 def _gaps(

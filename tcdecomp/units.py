@@ -1,23 +1,18 @@
-"""The latents one by one: which are active, what each costs, and how far they depend on others."""
+"""Which latents are active, and the total correlation among them and among the others."""
 
 from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import NamedTuple, SupportsIndex
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor
-from torch.distributions import Normal, kl_divergence
 
-from tcdecomp.dataset import DatasetTerms, decompose_dataset
+from tcdecomp.groups import GroupTerms
 from tcdecomp.metrics.columns import FloatArray
-from tcdecomp.posterior import Posterior
-from tcdecomp.priors import Prior, factors_of
 
-__all__ = ["Estimate", "GroupedTC", "active_units", "check_threshold", "grouped_tc", "latent_kl"]
+__all__ = ["Estimate", "GroupedTC", "active_units", "by_activity", "check_threshold", "grouped_tc"]
 
 
 class Estimate(NamedTuple):
@@ -70,69 +65,23 @@ def active_units(codes: FloatArray, threshold: float) -> tuple[FloatArray, NDArr
     return variance, variance > threshold
 
 
-def latent_kl(mu: Tensor, logvar: Tensor, prior: Prior) -> FloatArray:
-    """Return each latent's share of the closed-form KL, averaged over items: shape (D,), in nats.
-
-    Parameters
-    ----------
-    mu, logvar : Tensor, shape (N, D)
-        The posteriors of all items.
-    prior : Distribution or callable, optional
-        As in :func:`tcdecomp.decompose_dataset`, which accepted it.
-    """
-    posterior = Posterior(mu, mu, logvar).in_working_precision()
-    factors = factors_of(prior, posterior) or Normal(mu.new_zeros(()), mu.new_ones(()))
-    normal = Normal(posterior.mu, (0.5 * posterior.logvar).exp(), validate_args=False)
-    shares: FloatArray = kl_divergence(normal, factors).cpu().double().mean(0).numpy()
-    return shares
-
-
-def grouped_tc(
-    mu: Tensor,
-    logvar: Tensor,
-    active: NDArray[np.bool_],
-    whole: DatasetTerms,
-    *,
-    num_samples: SupportsIndex,
-    generator: Generator,
-) -> GroupedTC:
-    """Divide the total correlation between the active latents and the others.
-
-    Parameters
-    ----------
-    mu, logvar : Tensor, shape (N, D)
-        The posteriors of all items.
-    active : ndarray of bool, shape (D,)
-        Which latents are active.
-    whole : DatasetTerms
-        The terms of all latents.
-    num_samples, generator
-        As in :func:`tcdecomp.decompose_dataset`. The samples are new ones.
-    """
-
-    def among(chosen: NDArray[np.bool_]) -> Estimate:
-        if chosen.all():
-            return _total_correlation(whole)
-        if chosen.sum() < 2:
-            return Estimate(0.0, 0.0)
-        columns = torch.as_tensor(chosen, device=mu.device)
-        return _total_correlation(
-            decompose_dataset(
-                mu[:, columns], logvar[:, columns], num_samples=num_samples, generator=generator
-            )
+def grouped_tc(terms: GroupTerms) -> GroupedTC:
+    """Return the total correlations of the groups that :func:`by_activity` makes."""
+    none = Estimate(0.0, 0.0)
+    found = {
+        name: Estimate(
+            group.terms.total_correlation.item(), group.standard_error.total_correlation.item()
         )
-
-    inner = among(active), among(~active)
-    if active.all() or not active.any():
-        return GroupedTC(*inner, Estimate(0.0, 0.0))
-    total = _total_correlation(whole)
-    between = total.value - sum(part.value for part in inner)
-    # The three come from independent samples.
-    error = math.hypot(total.standard_error, *(part.standard_error for part in inner))
-    return GroupedTC(*inner, Estimate(between, error))
-
-
-def _total_correlation(result: DatasetTerms) -> Estimate:
-    return Estimate(
-        result.terms.total_correlation.item(), result.standard_error.total_correlation.item()
+        for name, group in terms.groups.items()
+    }
+    return GroupedTC(
+        found.get("active", none),
+        found.get("passive", none),
+        Estimate(terms.between.item(), terms.between_error.item()),
     )
+
+
+def by_activity(active: NDArray[np.bool_]) -> dict[str, list[int]]:
+    """Return the active latents and the others as groups, and none that is empty."""
+    parts = {"active": active, "passive": ~active}
+    return {name: np.flatnonzero(part).tolist() for name, part in parts.items() if part.any()}

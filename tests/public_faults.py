@@ -28,26 +28,24 @@ def symmetric_weights(size, total):
     return weights.fill_diagonal_(1 / total)
 
 
-def stratified_weights(size, total, stride):
-    """The paper's matrix with a stride of M + 1; public code has M."""
+def paper_weights(size, total):
     others = size - 1
     special = (total - others) / (total * others)
     weights = torch.full((size, size), 1 / others)
-    weights.view(-1)[::stride] = 1 / total
-    weights.view(-1)[1::stride] = special
+    weights.view(-1)[:: size + 1] = 1 / total
+    weights.view(-1)[1 :: size + 1] = special
     weights[others, 0] = special
     return weights
 
 
-def paper_weights(size, total):
-    return stratified_weights(size, total, size + 1)
-
-
 def wrong_columns(size, total):
-    weights = stratified_weights(size, total, size)
-    special = (total - size + 1) / (total * (size - 1))
-    weights[size - 1, 0] = 1 / total
-    weights[size - 2, 0] = special
+    """The same with the strides and the row that stand in public code, where M is others."""
+    others = size - 1
+    special = (total - others) / (total * others)
+    weights = torch.full((size, size), 1 / others)
+    weights.view(-1)[:: others + 1] = 1 / total
+    weights.view(-1)[1 :: others + 1] = special
+    weights[others - 1, 0] = special
     return weights
 
 

@@ -48,7 +48,7 @@ def allowed(error, text):
 @pytest.mark.parametrize("config", BIAS)
 def test_estimates_are_those_of_other_code(config):
     """At one batch size, with few batches."""
-    result = measure(config, (64,), rows=5120, samples=1000)
+    result = measure(config, (64,), rows=2560, samples=1000)
     for name, reference in BIAS[config].items():
         values, errors = result.cells[64].errors[name]
         estimates = values + result.truth

@@ -8,7 +8,9 @@ from tcdecomp.auditor.findings import UNKNOWN, Weights, examine
 from tcdecomp.auditor.report import Audit
 from tcdecomp.auditor.study import Study
 from tcdecomp.auditor.subject import RaisedError, Subject, TermsFunction
-from tcdecomp.auditor.verdicts import Verdict, raising, verdicts
+from tcdecomp.auditor.symptoms import raising
+from tcdecomp.auditor.verdict import Verdict
+from tcdecomp.auditor.verdicts import verdicts
 
 __all__ = ["Audit", "Study", "Verdict", "Weights", "audit"]
 

@@ -84,16 +84,21 @@ def _cost(form: Form) -> int:
 
 def _outputs(core: Form, probes: list[Probe], answers: Tensor) -> Iterator[Explanation]:
     """Yield the core with every order, sign and scale that fits."""
-    terms = torch.stack([core.terms(probe) for probe in probes])
-    scales = torch.tensor(
-        [[scale(*probe.shape) for probe in probes] for scale in SCALES.values()],
-        dtype=torch.float64,
-    )
-    signed = scales[:, None, :, None] * torch.tensor(_SIGNS)[None, :, None, :] * terms
-    predicted = signed[..., torch.tensor(_ORDERS)].movedim(3, 1)  # (scale, order, sign, P, 3)
-    errors = (predicted - answers).abs() / (1 + predicted.abs())
-    worst = errors.flatten(3).amax(3).flatten().nan_to_num(nan=torch.inf)
+    worst = torch.zeros(len(_OUTPUTS), dtype=torch.float64)
+    for probe, answer in zip(probes, answers, strict=True):
+        worst = torch.maximum(worst, _errors(core, probe, answer))
+        if not (worst <= ACCEPTED).any():
+            return
     for index in (worst <= ACCEPTED).nonzero().flatten().tolist():
         scale, order, signs = _OUTPUTS[index]
         form = replace(core, scale=scale, order=order, signs=signs)
         yield Explanation(form, worst[index].item())
+
+
+def _errors(core: Form, probe: Probe, answer: Tensor) -> Tensor:
+    """Return the relative error of each of the outputs, in their order."""
+    scales = torch.tensor([scale(*probe.shape) for scale in SCALES.values()], dtype=torch.float64)
+    signed = scales[:, None, None] * torch.tensor(_SIGNS) * core.terms(probe)
+    predicted = signed[:, :, torch.tensor(_ORDERS)].transpose(1, 2)  # (scale, order, sign, 3)
+    errors = (predicted - answer).abs() / (1 + predicted.abs())
+    return errors.amax(3).flatten().nan_to_num(torch.inf, posinf=torch.inf)

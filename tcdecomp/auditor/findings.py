@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Generator, Tensor
@@ -15,8 +16,9 @@ from tcdecomp.auditor.probes import CPU, Probe
 from tcdecomp.auditor.study import Study, study
 from tcdecomp.auditor.subject import RaisedError, Subject, relative_error
 
-__all__ = ["UNKNOWN", "Findings", "Weights", "examine"]
+__all__ = ["PRECISE", "UNKNOWN", "Findings", "Weights", "examine"]
 
+PRECISE = 1e-4  # relative error of code in single precision, with a margin
 WEIGHED_AT = ((4, 1000), (16, 1000), (16, 100_000))  # (M, N)
 UNKNOWN = "unknown"  # estimator
 
@@ -45,10 +47,12 @@ class Findings:
 
     Attributes
     ----------
+    finite : bool
+        Whether all answers to ordinary batches are.
     explanation : Explanation or None
         The form that reproduces the code's answers.
     in_one_dimension : Explanation or None
-        The form that does so for D = 1, if none does for all.
+        The form that does so for D = 1, if none does for all, and nothing is left to chance.
     weights : tuple of Weights
         Measured weights, with the form's scale, order and signs undone.
     unrepeated, reordered : float
@@ -65,6 +69,7 @@ class Findings:
         What the code raised, at extremes or in the study.
     """
 
+    finite: bool
     explanation: Explanation | None
     in_one_dimension: Explanation | None
     weights: tuple[Weights, ...]
@@ -86,23 +91,31 @@ def examine(subject: Subject, generator: Generator) -> Findings:
         If it raises on an ordinary batch.
     """
     ordinary = [probe.to(CPU, subject.dtype) for probe in probes.ordinary(generator)]
-    answers = torch.stack([subject.read(probe) for probe in ordinary])
-    explanation = explain(ordinary, answers) or _by_its_weights(subject, ordinary, answers)
+    answers = _answers(subject, ordinary)
+    unrepeated = relative_error(_answers(subject, ordinary), answers)
+    explanation = None
+    if unrepeated <= PRECISE:  # else there is no one form
+        explanation = explain(ordinary, answers) or _by_its_weights(subject, ordinary, answers)
     form = explanation.form if explanation else Form()
     raised: list[str] = []
     goes_on = form.takes_negative_logvar
     return Findings(
+        bool(answers.isfinite().all()),
         explanation,
-        None if explanation else _in_one_dimension(ordinary, answers),
+        None if explanation or unrepeated > PRECISE else _in_one_dimension(ordinary, answers),
         tuple(weigh(subject, form, *sizes) for sizes in WEIGHED_AT),
-        relative_error(subject.read(ordinary[-1]), answers[-1]),
+        unrepeated,
         relative_error(subject.read(probes.shuffled(ordinary[2])), answers[2]),
-        (ordinary[-1], answers[-1]),
+        (ordinary[0], answers[0]),
         gradient(subject, ordinary[2], generator),
         _extremes(subject, explanation, generator, raised) if goes_on else {},
         _study(subject, generator, raised) if goes_on else None,
         tuple(raised),
     )
+
+
+def _answers(subject: Subject, ordinary: list[Probe]) -> Tensor:
+    return torch.stack([subject.read(probe) for probe in ordinary])
 
 
 def weigh(subject: Subject, form: Form, size: int, dataset_size: int) -> Weights:
@@ -116,13 +129,10 @@ def weigh(subject: Subject, form: Form, size: int, dataset_size: int) -> Weights
 
 def _by_its_weights(subject: Subject, ordinary: list[Probe], answers: Tensor) -> Explanation | None:
     """Explain the answers by the weights that are measured, if no known ones do."""
-    measured = {
-        (size, total): weigh(subject, Form(), size, total)
-        for size, total in ((probe.shape[0], probe.dataset_size) for probe in ordinary)
-    }
 
+    @cache
     def pair(others: int, total: int) -> tuple[float, float]:
-        weights = measured[others + 1, total]
+        weights = weigh(subject, Form(), others + 1, total)
         return weights.own, max(weights.row_sum - weights.own, 0.0) / others
 
     return explain(ordinary, answers, {UNKNOWN: symmetric(pair)})
@@ -146,10 +156,10 @@ def _extremes(
         probe = make(generator).to(CPU, subject.dtype)
         try:
             got = subject.read(probe)
+            expected = explanation.form.predict(probe) if explanation else got
         except RaisedError as error:
             raised.append(str(error))
         else:
-            expected = explanation.form.predict(probe) if explanation else got
             errors[name] = relative_error(got, expected)
     return errors
 

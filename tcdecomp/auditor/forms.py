@@ -196,14 +196,8 @@ class Form:
         prior = density.prior * _log_normal(z, 0.0, torch.ones(()), density.p_constant)
         joint = density.joint(pairs, -1)
         log_weights = self.matrix(size, probe.dataset_size).log()
-        weighted = joint + count.joint(dim) * log_weights
-        weighted_j = pairs + count.marginal(dim) * log_weights[:, :, None]
-        if self.estimator == JACKKNIFE:
-            log_qz = _jackknife(weighted, probe.dataset_size)
-            log_qz_j = _jackknife(weighted_j, probe.dataset_size)
-        else:
-            log_qz = torch.logsumexp(weighted, density.summed_over)
-            log_qz_j = torch.logsumexp(weighted_j, density.summed_over)
+        log_qz = self._mixed(joint + count.joint(dim) * log_weights, probe)
+        log_qz_j = self._mixed(pairs + count.marginal(dim) * log_weights[:, :, None], probe)
         log_qz_n = joint.diagonal(dim1=1, dim2=2)
         log_product = density.marginals(log_qz_j, -1)
         log_pz = density.priors(prior, -1)
@@ -214,6 +208,12 @@ class Form:
                 (log_product - log_pz).mean(),
             ]
         )
+
+    def _mixed(self, weighted: Tensor, probe: Probe) -> Tensor:
+        """Return the log-density of the mixture at each point, from its weighted components."""
+        if self.estimator == JACKKNIFE:
+            return _jackknife(weighted, probe.dataset_size)
+        return torch.logsumexp(weighted, DENSITIES[self.densities].summed_over)
 
 
 def _log_normal(z: Tensor, mu: Tensor | float, variance: Tensor, constant: int) -> Tensor:

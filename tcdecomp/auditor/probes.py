@@ -13,7 +13,7 @@ __all__ = ["CPU", "EXTREMES", "Probe", "apart", "ordinary", "shuffled", "togethe
 CPU = torch.device("cpu")
 
 # Batch size, data-set size, dimensions: small, and all different, so that no two forms agree.
-SIZES = ((4, 20, 1), (5, 300, 1), (6, 7, 2), (4, 1000, 3), (7, 5000, 3))
+SIZES = ((7, 5000, 3), (4, 1000, 3), (6, 7, 2), (5, 300, 1), (4, 20, 1))
 SPACING = 16.0  # between posteriors that are to be apart, whatever is taken for their variance
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tcdecomp.auditor.findings import Weights
-from tcdecomp.auditor.study import BATCH_SIZE, BATCHES, DATASET_SIZE, DIM, Study
-from tcdecomp.auditor.verdicts import Verdict
+from tcdecomp.auditor.study import BATCH_SIZE, DATASET_SIZE, DIM, Study
+from tcdecomp.auditor.verdict import Verdict
 from tcdecomp.terms import Terms
 
 __all__ = ["Audit"]
@@ -79,10 +79,8 @@ def _weights(weights: tuple[Weights, ...]) -> Iterator[str]:
 
 
 def _study(study: Study) -> Iterator[str]:
-    yield (
-        f"Gaussian study: {BATCHES} batches, M = {BATCH_SIZE}, N = {DATASET_SIZE}, D = {DIM}; "
-        "nats and standard errors"
-    )
+    sizes = f"M = {BATCH_SIZE}, N = {DATASET_SIZE}, D = {DIM}"
+    yield f"Gaussian study: {len(study.answers)} batches, {sizes}; nats and standard errors"
     yield f"{'':18}{'truth':>18}{'this code':>20}{'tcdecomp, mss':>20}"
     columns = [(study.truth, study.truth_error), mean(study.answers), mean(study.reference)]
     for i, name in enumerate(Terms._fields[:3]):

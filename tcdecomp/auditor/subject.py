@@ -46,7 +46,7 @@ class Subject:
             self.answer(z, cast.mu.clone(), cast.logvar.clone(), cast.dataset_size)
             for z in cast.samples()
         ]
-        return torch.stack(answers).mean(0).detach().cpu().double()
+        return torch.stack(answers).mean(0).detach()
 
     def answer(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int) -> Tensor:
         """Return the three terms, shape (3,), in the graph if the code leaves one.
@@ -87,7 +87,7 @@ def _mean(term: object, size: int) -> Tensor:
         raise _refusal(f"{value.dtype} among them")
     if value.shape not in ((), (1,), (size,)):
         raise _refusal(f"shape {tuple(value.shape)} among them for M = {size}")
-    return value.double().mean()
+    return value.cpu().double().mean()
 
 
 def _refusal(got: str) -> TypeError:
@@ -100,4 +100,4 @@ def _refusal(got: str) -> TypeError:
 def relative_error(got: Tensor, expected: Tensor) -> float:
     """Return the largest relative error; infinite where one is not finite."""
     error = (got - expected).abs() / (1 + expected.abs())
-    return error.nan_to_num(nan=torch.inf).max().item()
+    return error.nan_to_num(torch.inf, posinf=torch.inf).max().item()

@@ -1,55 +1,25 @@
-"""What the findings mean, in words."""
+"""What the findings mean."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
-import torch
-from torch import Tensor
-
+from tcdecomp.auditor import symptoms
 from tcdecomp.auditor.explanation import departures
-from tcdecomp.auditor.findings import Findings
+from tcdecomp.auditor.findings import PRECISE, Findings
 from tcdecomp.auditor.forms import Form
 from tcdecomp.auditor.study import Study
-from tcdecomp.auditor.words import DEPARTURES, EXTREMES
+from tcdecomp.auditor.verdict import Verdict
+from tcdecomp.auditor.words import DEPARTURES
 from tcdecomp.terms import Terms
 
-__all__ = ["Verdict", "verdicts"]
+__all__ = ["verdicts"]
 
 TERMS = Terms._fields[:3]
-PRECISE = 1e-4  # relative error of code in single precision, with a margin
-EXTREME = 5e-3  # the same, at extremes
-ROUNDING = 20  # how much more it may be off than on ordinary batches
-SLOPE = 0.05  # the same, of finite differences
 ERRORS = 4  # standard errors that a mean may be off
 OFFSET = 0.02  # nats that it may be off besides
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One thing that the auditor found.
-
-    Attributes
-    ----------
-    name : str
-        What it is called.
-    kind : {"fine", "remark", "fault"}
-        Only a fault makes ``Audit.ok`` false.
-    sentence : str
-        What the code does.
-    remedy : str
-        What to do about it; empty where nothing needs to be done.
-    evidence : dict of str to float
-        The figures behind it.
-    """
-
-    name: str
-    kind: Literal["fine", "remark", "fault"]
-    sentence: str
-    remedy: str = ""
-    evidence: dict[str, float] = field(default_factory=dict)
+WEIGHT = 0.01  # relative error of a weight
 
 
 def verdicts(findings: Findings) -> list[Verdict]:
@@ -82,11 +52,6 @@ def _measured(findings: Findings) -> dict[str, float]:
     }
 
 
-def _tolerance(findings: Findings, least: float) -> float:
-    """Return the relative error that code of this precision may have."""
-    return max(least, ROUNDING * findings.explanation.error) if findings.explanation else least
-
-
 def _departed(findings: Findings) -> Iterator[Verdict]:
     """One fault for each thing in which the form departs from the right one."""
     if not findings.explanation:
@@ -115,6 +80,14 @@ def _effect(findings: Findings, form: Form, name: str) -> dict[str, float]:
 def _unexplained(findings: Findings) -> Iterator[Verdict]:
     if findings.explanation or findings.in_one_dimension:
         return
+    if not findings.finite:
+        yield Verdict(
+            "not finite",
+            "fault",
+            "Answers to ordinary batches are NaN or infinite.",
+            "Look for the logarithm of 0 or of a negative number, and for half precision.",
+        )
+        return
     if findings.unrepeated > PRECISE:
         yield Verdict(
             "answers at random",
@@ -123,14 +96,24 @@ def _unexplained(findings: Findings) -> Iterator[Verdict]:
             "Make the randomness an argument, and audit the code with it fixed.",
             {"largest relative change": findings.unrepeated},
         )
-    near = findings.study is not None and _near(findings.study)
+    sound = findings.study is not None and _near(findings.study) and _weighs_right(findings)
     yield Verdict(
         "unknown form",
-        "remark" if near else "fault",
-        "The answers are those of no form that the auditor knows."
-        + (" They are as near the truth as those of tcdecomp in the study." if near else ""),
-        "" if near else "Compare the weights and the study below with what they should be.",
+        "remark" if sound else "fault",
+        "No form that the auditor knows gives these answers."
+        + (
+            " But its weights are right, and in the study it is as near the truth as tcdecomp."
+            if sound
+            else ""
+        ),
+        "" if sound else "Compare the weights and the study below with what they should be.",
     )
+
+
+def _weighs_right(findings: Findings) -> bool:
+    """Tell whether the own weight is 1/N, and the sum 1, at all sizes."""
+    measured = [value for w in findings.weights for value in (w.own * w.dataset_size, w.row_sum)]
+    return all(abs(value - 1) < WEIGHT for value in measured)
 
 
 def _near(study: Study) -> bool:
@@ -153,78 +136,6 @@ def _axes(findings: Findings) -> Iterator[Verdict]:
         )
 
 
-def _reordered(findings: Findings) -> Iterator[Verdict]:
-    if findings.in_one_dimension or findings.unrepeated > PRECISE:
-        return  # which has a verdict of its own, and explains the change
-    if findings.reordered > _tolerance(findings, PRECISE):
-        paper = findings.explanation and findings.explanation.form.estimator == "MSS of the paper"
-        yield Verdict(
-            "depends on the order of the batch",
-            "remark",
-            "The same batch with its rows in another order has another answer."
-            + (" That is the paper's own form, and no bias comes of it." if paper else ""),
-            "Weigh all other components alike: (N-1)/(N(M-1)) each.",
-            {"largest relative change": findings.reordered},
-        )
-
-
-def _extreme(findings: Findings) -> Iterator[Verdict]:
-    found: dict[tuple[str, str, str], dict[str, float]] = {}
-    for where, error in findings.extremes.items():
-        if error > _tolerance(findings, EXTREME):
-            found.setdefault(EXTREMES[where][error < torch.inf], {})[where] = error
-    for (name, cause, remedy), errors in found.items():
-        what = "not finite" if torch.inf in errors.values() else "wrong"
-        sentence = f"The answers are {what} for {', '.join(errors)}: {cause}."
-        evidence = {f"relative error, {where}": error for where, error in errors.items()}
-        yield Verdict(name, "fault", sentence, remedy, evidence)
-
-
-def _precision(findings: Findings) -> Iterator[Verdict]:
-    if findings.explanation and findings.explanation.error > PRECISE:
-        yield Verdict(
-            "low precision",
-            "remark",
-            "The answers are those of the form up to rounding of a half-precision dtype.",
-            "Raise z, mu and logvar to float32, and switch autocast off.",
-            {"largest relative error": findings.explanation.error},
-        )
-
-
-def _gradient(findings: Findings) -> Iterator[Verdict]:
-    gradient, known = findings.gradient, findings.explanation
-    if gradient is None or findings.unrepeated > PRECISE or (known and known.error > PRECISE):
-        return
-    if not gradient.carried.any():
-        yield Verdict(
-            "no gradient",
-            "remark",
-            "No answer has a gradient: it serves for a report, not for training.",
-        )
-    elif not gradient.carried.all():
-        missing = _names(gradient.carried.logical_not())
-        yield Verdict(
-            "no gradient",
-            "fault",
-            f"Without a gradient, while others have one: {missing}.",
-            "Look for detach(), item() or no_grad().",
-        )
-    elif gradient.error > SLOPE:
-        yield Verdict(
-            "gradient cut",
-            "remark",
-            "The gradient is not that of the value: something on its way is detached. This may be "
-            "meant, and right in expectation.",
-            "Detach the own component and log q(z|n) both, or neither.",
-            {"largest relative error of a slope": gradient.error},
-        )
-
-
-def _names(which: Tensor) -> str:
-    places = ("first answer", "second answer", "third answer")
-    return ", ".join(place for place, yes in zip(places, which.tolist(), strict=True) if yes)
-
-
 def _studied(findings: Findings) -> Iterator[Verdict]:
     """Whether a form without a fault bears out in the study."""
     study, known = findings.study, findings.explanation
@@ -242,29 +153,14 @@ def _studied(findings: Findings) -> Iterator[Verdict]:
     )
 
 
-def _raised(findings: Findings) -> Iterator[Verdict]:
-    for message in findings.raised[:1]:
-        yield raising(message)
-
-
-def raising(message: str) -> Verdict:
-    """Return the verdict on code that raised an exception."""
-    return Verdict(
-        "raises",
-        "fault",
-        f"The code raised {message}",
-        "Such batches occur; see whether the code expects a shape or a size of its own.",
-    )
-
-
 _RULES: tuple[Callable[[Findings], Iterator[Verdict]], ...] = (
-    _raised,
+    symptoms.raised,
     _departed,
     _axes,
     _unexplained,
-    _extreme,
+    symptoms.extremes,
     _studied,
-    _gradient,
-    _reordered,
-    _precision,
+    symptoms.gradients,
+    symptoms.order,
+    symptoms.precision,
 )

@@ -250,8 +250,8 @@ class Prior(nn.Module):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prior": Prior()}, "criterion must have prior=None, .*; got Prior"),
-        ({"prior": Normal(0.0, 2.0)}, "criterion must have prior=None, .*; got Normal"),
+        ({"prior": Prior()}, r"criterion must have prior=None with pythae, .*; got Prior"),
+        ({"prior": Normal(0.0, 2.0)}, r"criterion must have prior=None with pythae, .*; got Normal"),
         ({"reduction": "sum"}, "criterion must have reduction=\"mean\" with pythae; got 'sum'"),
     ],
 )

@@ -30,8 +30,8 @@ CAPACITY = 4096  # of the bank
 # Live dimensions, variance of their means, and their posterior variance.
 CONFIGS = {"A": (5, 0.9, 0.1), "C": (6, 0.99, 0.01)}
 TITLES = {
-    "A": "A: 5 live dimensions, posterior variance 0.1",
-    "C": "C: 6 live dimensions, posterior variance 0.01",
+    "A": "A: 5 live latents, posterior variance 0.1",
+    "C": "C: 6 live latents, posterior variance 0.01",
 }
 TERMS = Terms._fields[:3]
 
@@ -49,7 +49,7 @@ ESTIMATORS = {
     "MSS, jackknife": "mss-jackknife",
 }
 BANK = f"MSS, bank of {CAPACITY}"
-STALE, ALL_STALE = "same, stale in live dimensions", "same, stale in all dimensions"
+STALE, ALL_STALE = "the same, live latents stale", "the same, all latents stale"
 DRAWN = {"inclusive": "C0", "MSS": "C3", "MSS, jackknife": "C4", BANK: "C2"}
 
 
@@ -186,13 +186,13 @@ def verdict(results: dict[str, Result]) -> str:
 
 def draw(results: dict[str, Result]) -> Figure:
     """Draw the bias of total correlation against the batch size, a panel for each data set."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, len(results), squeeze=False)[0]
     for axes, (config, result) in zip(panels, results.items(), strict=True):
         panel(axes, result)
         axes.set(title=TITLES[config], xlabel="batch size M")
     panels[0].set(ylabel="error of total correlation, nats")
-    panels[-1].legend(frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
     return figure
 
 
@@ -203,11 +203,13 @@ def panel(axes: Axes, result: Result) -> None:
     between = [cell.bracket[term] for cell in result.cells.values()]
     low, high = [i.low - truth for i in between], [i.high - truth for i in between]
     axes.fill_between(sizes, low, high, color="0.9", label="bracket")
-    axes.axhline(0, color="0.4", linewidth=0.8)
-    for name, colour in DRAWN.items():
+    axes.axhline(0, color="0.4", linewidth=0.8, label="truth")
+    for place, (name, colour) in enumerate(DRAWN.items()):
+        beside = [size * 1.02 ** (place - 1.5) for size in sizes]  # where marks would hide others
         errors = [cell.errors[name] for cell in result.cells.values()]
         values, spread = ([pair[i][term].item() for pair in errors] for i in (0, 1))
-        axes.errorbar(sizes, values, spread, color=colour, marker="o", capsize=3, label=name)
+        style = {"color": colour, "marker": "o", "markersize": 4, "capsize": 3, "linewidth": 1.2}
+        axes.errorbar(beside, values, spread, label=name, **style)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
