@@ -8,6 +8,7 @@ from typing import NamedTuple, SupportsIndex
 from torch import Generator, Tensor
 
 from tcdecomp.densities import sample_densities
+from tcdecomp.distributed import Group
 from tcdecomp.priors import Prior
 from tcdecomp.terms import Terms
 
@@ -50,6 +51,7 @@ def decompose_dataset(
     num_samples: SupportsIndex = 10_000,
     generator: Generator | None = None,
     prior: Prior = None,
+    process_group: Group = None,
 ) -> DatasetTerms:
     r"""Evaluate the three terms over a data set from all its posteriors.
 
@@ -75,6 +77,10 @@ def decompose_dataset(
         Source of the samples, on the device of ``mu``; None takes torch's global one.
     prior : Distribution or callable, optional
         As in :func:`tcdecomp.decompose`.
+    process_group : ProcessGroup or "world", optional
+        Processes that hold different items of the data set, and divide the work. All of them must
+        call, with generators in the same state if they give any, and return the same: what one
+        process would of all items, in the order of the ranks.
 
     Returns
     -------
@@ -104,7 +110,14 @@ def decompose_dataset(
     True
     """
     samples = checked_samples(num_samples)
-    whole, *_ = sample_densities(mu, logvar, samples=samples, generator=generator, prior=prior)
+    whole, *_ = sample_densities(
+        mu,
+        logvar,
+        samples=samples,
+        generator=generator,
+        prior=prior,
+        process_group=process_group,
+    )
     return DatasetTerms(*whole.terms(), samples)
 
 

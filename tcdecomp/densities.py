@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from tcdecomp.autocast import no_autocast
 from tcdecomp.components import Components
+from tcdecomp.distributed import Division, Group
 from tcdecomp.kernels import log_sum
 from tcdecomp.posterior import LOG_2PI, Posterior, check_finite, check_tensors, log_normal
 from tcdecomp.priors import Prior, closed_form_kl, factors_of, log_prior
@@ -100,22 +101,20 @@ def sample_densities(
     samples: int,
     generator: Generator | None,
     prior: Prior,
+    process_group: Group = None,
 ) -> list[Densities]:
     """Return the densities of all dimensions, and those of each group at the same samples.
 
     Parameters and errors are those of :func:`tcdecomp.decompose_dataset`; a group is a list of
     distinct dimensions.
     """
-    check_tensors(mu=mu, logvar=logvar)
-    check_finite("mu", mu)
-    check_finite("logvar", logvar)
-    with torch.no_grad(), no_autocast(mu.device):
-        data = _DataSet(Posterior(mu, mu, logvar).detach().in_working_precision(), prior)
+    division = Division(process_group)
+    posterior = _all_rows(mu, logvar, division)
+    with torch.no_grad(), no_autocast(posterior.mu.device):
+        data = _DataSet(posterior.in_working_precision(), prior, division)
         sampled = [group for group in groups if data.needs_samples(group)]
-        chunks = [
-            data.log_densities(items, sampled, generator)
-            for items in _progress(_items(mu, samples, generator))
-        ]
+        generator = division.generator(generator, data.mu.device)
+        chunks = _divided(data, _items(data.mu, samples, generator), sampled, generator, division)
     whole, *parts = (torch.cat(columns) for columns in zip(*chunks, strict=True))
     joint, product, *controls = whole.unbind(1)
     log_product, entropy, kl = data.means()
@@ -130,6 +129,39 @@ def sample_densities(
             joint, product = next(remaining).unbind(1)
         results.append(Densities(joint, product, *data.means(group), regression))
     return results
+
+
+def _all_rows(mu: Tensor, logvar: Tensor, division: Division) -> Posterior:
+    error = None
+    try:
+        check_tensors(mu=mu, logvar=logvar)
+        check_finite("mu", mu)
+        check_finite("logvar", logvar)
+    except (TypeError, ValueError) as found:
+        error = found  # which the other processes have to hear of
+    with torch.no_grad():
+        mu = division.rows(mu if isinstance(mu, Tensor) else torch.empty(0), error)
+        logvar = division.rows(logvar)
+    return Posterior(mu, mu, logvar).detach()
+
+
+def _divided(
+    data: _DataSet,
+    chunks: tuple[Tensor, ...],
+    groups: Sequence[list[int]],
+    generator: Generator | None,
+    division: Division,
+) -> list[list[Tensor]]:
+    """Return the densities of all chunks of items; each process computes some of them."""
+    mine, results = set(division.mine(len(chunks))), []
+    for number, items in enumerate(_progress(chunks)):
+        z = data.sample(items, generator)  # all of them, to draw the same
+        if number in mine:
+            results.append(data.log_densities(z, items, groups))
+        else:
+            widths = [4, *[2] * len(groups)]
+            results.append([z.new_zeros(len(z), n, dtype=torch.float64) for n in widths])
+    return [[division.total(part) for part in parts] for parts in results]
 
 
 def _items(mu: Tensor, samples: int, generator: Generator | None) -> tuple[Tensor, ...]:
@@ -149,11 +181,11 @@ def _progress(chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
 class _DataSet:
     """The posteriors of all items, what is known of them without samples, and samples of them."""
 
-    def __init__(self, posterior: Posterior, prior: Prior) -> None:
+    def __init__(self, posterior: Posterior, prior: Prior, division: Division) -> None:
         self.mu, self.logvar = posterior.mu, posterior.logvar
         self.factors = factors_of(prior, posterior)
         self.kl = closed_form_kl(self.factors, posterior)
-        self.log_marginals = mean_log_marginals(self.mu, self.logvar)
+        self.log_marginals = _log_marginals(self.mu, self.logvar, division)
         self.entropy_j = _entropies(self.logvar)
         self.kl_j = _kl_by_dimension(self.factors, posterior)
 
@@ -170,16 +202,18 @@ class _DataSet:
         """Tell whether a group has a total correlation, or a product whose mean is not known."""
         return len(group) > 1 or self.log_marginals is None
 
-    def log_densities(
-        self, items: Tensor, groups: Sequence[list[int]], generator: Generator | None
-    ) -> list[Tensor]:
-        """Return log q(z) and sum_j log q(z_j) at new z: (S, 4) of the whole, (S, 2) of each group.
+    def sample(self, items: Tensor, generator: Generator | None) -> Tensor:
+        """Return a new z of each of the items, shape (S, D)."""
+        mu, logvar = self.mu[items], self.logvar[items]
+        return Posterior(mu, mu, logvar).sample(generator=generator).z
+
+    def log_densities(self, z: Tensor, items: Tensor, groups: Sequence[list[int]]) -> list[Tensor]:
+        """Return log q(z) and sum_j log q(z_j) at z: (S, 4) of the whole, (S, 2) of each group.
 
         With the whole come two controls: log q(z|n) and log p(z), less their known means for the
         item that z is drawn from. Their mean is 0 whichever items are drawn.
         """
         mu, logvar = self.mu[items], self.logvar[items]
-        z = Posterior(mu, mu, logvar).sample(generator=generator).z
         log_size = math.log(len(self.mu))
         joint, marginals = log_sum(z, Components(self.mu, self.logvar), keep="all")
         joint, marginals = joint - log_size, marginals - log_size
@@ -204,6 +238,19 @@ class _DataSet:
             return joint
         components = Components(self.mu[:, group], self.logvar[:, group])
         return log_sum(z[:, group], components, keep="all")[0] - math.log(len(self.mu))
+
+
+def _log_marginals(mu: Tensor, logvar: Tensor, division: Division) -> Tensor | None:
+    """Return the mean log q(z_j) by quadrature, shape (D,); each process does some dimensions."""
+    if division.group is None:
+        return mean_log_marginals(mu, logvar)
+    mine = list(division.mine(mu.shape[1]))
+    found = torch.zeros(mu.shape[1], dtype=torch.float64, device=mu.device)
+    if mine:
+        part = mean_log_marginals(mu[:, mine], logvar[:, mine])
+        found[mine] = torch.nan if part is None else part
+    total = division.total(found)
+    return None if total.isnan().any() else total
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, Union
 
 import torch
-from torch import Tensor, distributed
+from torch import Generator, Tensor, distributed
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["GlobalBatch", "Group", "check_group", "resolve_group"]
+__all__ = ["Division", "GlobalBatch", "Group", "check_group", "resolve_group"]
 
 Group = Union["ProcessGroup", Literal["world"], None]
 
@@ -126,6 +126,49 @@ class GlobalBatch:
         padded = F.pad(tensor, (0, 0, 0, max(self.rows) - len(tensor)))
         parts: Tensor = _Gather.apply(padded, self.group)  # type: ignore[no-untyped-call]
         return [part[:count] for part, count in zip(parts, self.rows, strict=True)]
+
+
+class Division:
+    """Work on one data set, divided among the processes of a group; all of it where there is none.
+
+    Parameters
+    ----------
+    process_group : ProcessGroup or "world", optional
+        The processes.
+    """
+
+    def __init__(self, process_group: Group = None) -> None:
+        self.group = resolve_group(process_group)
+        self.rank, self.count = 0, 1
+        if self.group is not None:
+            self.rank = distributed.get_rank(self.group)
+            self.count = distributed.get_world_size(self.group)
+
+    def rows(self, tensor: Tensor, error: Exception | None = None) -> Tensor:
+        """Return the rows of all processes, or raise in each of them if one cannot take part."""
+        if self.group is None:
+            if error is not None:
+                raise error
+            return tensor
+        return GlobalBatch(self.group, tensor, 0, error).all(tensor)
+
+    def mine(self, size: int) -> range:
+        """Return which of so many pieces of work are this process's."""
+        return range(self.rank, size, self.count)
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """Return the sum over processes."""
+        if self.group is not None:
+            distributed.all_reduce(tensor, group=self.group)
+        return tensor
+
+    def generator(self, generator: Generator | None, device: torch.device) -> Generator | None:
+        """Return a source of the same random numbers in all processes, in place of the global."""
+        if self.group is None or generator is not None:
+            return generator
+        seed = torch.randint(2**62, (1,), device=device)
+        distributed.broadcast(seed, distributed.get_global_rank(self.group, 0), self.group)
+        return Generator(device).manual_seed(int(seed.item()))
 
 
 class _Gather(torch.autograd.Function):

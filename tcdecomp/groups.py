@@ -100,6 +100,7 @@ def decompose_groups(
     num_samples: SupportsIndex = 10_000,
     generator: Generator | None = None,
     prior: Prior = None,
+    process_group: Group = None,
 ) -> GroupTerms:
     """Evaluate the terms over a data set for all dimensions, for groups of them and for each.
 
@@ -115,7 +116,7 @@ def decompose_groups(
     groups : mapping
         From a name to the group's dimensions, integers of 0 to D - 1. Each dimension is in one
         group.
-    num_samples, generator, prior
+    num_samples, generator, prior, process_group
         As in :func:`tcdecomp.decompose_dataset`.
 
     Returns
@@ -156,6 +157,7 @@ def decompose_groups(
         samples=samples,
         generator=generator,
         prior=prior,
+        process_group=process_group,
     )
     within = torch.stack([part.joint - part.product for part in rest[: len(parts)]]).sum(0)
     between, error = whole.regression.mean(whole.joint - whole.product - within)

@@ -11,8 +11,9 @@ import torch
 from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tcdecomp import Posterior, TCDecomposition
+from tcdecomp import Posterior, TCDecomposition, decompose_dataset
 from tcdecomp.bank import PosteriorBank
+from tcdecomp.groups import decompose_groups
 
 SIZE, PIXELS, DIM, N = 12, 5, 3, 100
 LOSSES = {
@@ -66,6 +67,41 @@ def compare(rows, options, with_bank):
     return [(got - expected).abs().max().item() for got, expected in pairs]
 
 
+def evaluate(rows):
+    """Return the terms over a data set whose items the processes share, and over all of it."""
+    g = torch.Generator().manual_seed(0)
+    mu = torch.randn(SIZE, DIM, generator=g, dtype=torch.float64)
+    logvar = torch.randn(SIZE, DIM, generator=g, dtype=torch.float64) - 2
+    groups = {"a": [0, 2], "b": [1]}
+    differences = {}
+    for name, spread in (("quadrature", 0), ("samples alone", 30)):
+        logvar[0, 0] -= spread  # standard deviations too far apart for one grid
+        results = [
+            decompose_groups(
+                mu[part],
+                logvar[part],
+                groups,
+                num_samples=3000,
+                generator=torch.Generator().manual_seed(1),
+                process_group=group,
+            )
+            for part, group in ((slice(None), None), (rows, "world"))
+        ]
+        values = [
+            torch.stack([*r.whole.terms, *r.whole.standard_error, r.between]) for r in results
+        ]
+        differences[name] = (values[0] - values[1]).abs().max().item()
+    return differences
+
+
+def without_a_generator(rows):
+    """Return a term as each process gives it that draws from a seed of the first one's."""
+    torch.manual_seed(distributed.get_rank())
+    mu = torch.arange(SIZE * DIM, dtype=torch.float64).view(SIZE, DIM).sin()[rows]
+    result = decompose_dataset(mu, mu - 2, num_samples=100, process_group="world")
+    return result.terms.total_correlation.item()
+
+
 def complaint(own, **change):
     """Return what this process is told of a call that one process gets wrong."""
     x, noise, _ = (part[own] for part in batch(0))
@@ -90,6 +126,8 @@ def main(rank, cuts, folder):
     torch.set_num_threads(1)
     result = {name: compare(rows, options, False) for name, options in LOSSES.items()}
     result["bank"] = compare(rows, LOSSES["mss"], True)
+    result["evaluation"] = evaluate(rows)
+    result["shared seed"] = without_a_generator(rows)
     result["no rows"] = complaint(rows, rows=0)
     result["dim"] = complaint(rows, dim=2)
     result["size"] = complaint(rows, size=99)

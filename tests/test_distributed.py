@@ -39,6 +39,16 @@ def test_losses_and_trained_weights_are_those_of_one_process(ranks, loss):
         assert max(rank[loss]) < 1e-12
 
 
+@pytest.mark.parametrize("marginals", ["quadrature", "samples alone"])
+def test_an_evaluation_shared_is_that_of_one_process(ranks, marginals):
+    for rank in ranks:
+        assert rank["evaluation"][marginals] < 1e-12
+
+
+def test_an_evaluation_without_generators_is_the_same_everywhere(ranks):
+    assert len({rank["shared seed"] for rank in ranks}) == 1
+
+
 def test_a_process_without_rows_makes_all_raise(ranks):
     for index, rank in enumerate(ranks):
         if index == 1:
