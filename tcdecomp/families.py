@@ -20,7 +20,7 @@ from torch.distributions import Distribution, kl_divergence
 from tcdecomp.autocast import no_autocast
 from tcdecomp.batch import KL, Reduction, check_options, checked_size
 from tcdecomp.estimators import Estimator, mss_jackknife, resolve
-from tcdecomp.jackknife import _jackknifed
+from tcdecomp.jackknife import jackknifed
 from tcdecomp.kernels import LogSums
 from tcdecomp.latents import Part, is_discrete, lies_in_support, parts_of
 from tcdecomp.mixture import log_mixture
@@ -128,7 +128,7 @@ def _log_mixture(
     is_own = torch.eye(len(own), dtype=torch.bool, device=own.device)
     others = logs.masked_fill(is_own[..., None], -inf)
     if estimate is mss_jackknife:
-        mixture = _jackknifed(own, others, size)
+        mixture = jackknifed(own, others, size)
     else:
         sums = others.logsumexp(1)
         _, mixture = log_mixture(LogSums(own[:, -1], sums[:, -1], own, sums), *weights)

@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from tcdecomp.components import Components
 from tcdecomp.posterior import Posterior, log_normal
 
-__all__ = ["log_mixture"]
+__all__ = ["jackknifed", "log_mixture"]
 
 TILE = 2**20  # elements of an intermediate tensor
 
@@ -82,10 +82,10 @@ def _rows(
     logs = torch.cat([logs, logs.sum(-1, keepdim=True)], -1)  # (B, K, D + 1)
     index = torch.arange(start, start + len(z), device=z.device)
     is_own = torch.arange(mu.shape[0], device=z.device) == index[:, None]
-    return _jackknifed(own, logs.masked_fill(is_own[..., None], -inf), dataset_size)
+    return jackknifed(own, logs.masked_fill(is_own[..., None], -inf), dataset_size)
 
 
-def _jackknifed(own: Tensor, logs: Tensor, dataset_size: int) -> Tensor:
+def jackknifed(own: Tensor, logs: Tensor, dataset_size: int) -> Tensor:
     """Return log q_J of shape (B, D + 1) from own and others' log-densities, own's place -inf."""
     others, population = logs.shape[1] - 1, dataset_size - 1
     log_own = own - math.log(dataset_size)
