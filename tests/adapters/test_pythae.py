@@ -251,7 +251,10 @@ class Prior(nn.Module):
     ("options", "message"),
     [
         ({"prior": Prior()}, r"criterion must have prior=None with pythae, .*; got Prior"),
-        ({"prior": Normal(0.0, 2.0)}, r"criterion must have prior=None with pythae, .*; got Normal"),
+        (
+            {"prior": Normal(0.0, 2.0)},
+            r"criterion must have prior=None with pythae, .*; got Normal",
+        ),
         ({"reduction": "sum"}, "criterion must have reduction=\"mean\" with pythae; got 'sum'"),
     ],
 )
