@@ -113,7 +113,8 @@ class Bracket:
             **self._options,  # type: ignore[arg-type]
         )
         upper, lower = batch.terms_by(mss, inclusive)
-        self._warn_of_small_batch(lower.index_code_mi.item(), len(mu))
+        if len(mu) < batch.dataset_size:  # else it is exact
+            self._warn_of_small_batch(lower.index_code_mi.item(), len(mu))
         values = _endpoints(upper, lower)
         self._count, self._rows = self._count + 1, self._rows + len(mu)
         self._sums += torch.stack([values, values.square()])
@@ -169,7 +170,7 @@ class Bracket:
                 f"a batch of {size} items is too small to tell the mutual information: it comes to "
                 f"within {MARGIN} nats of log {size} = {math.log(size):.2f}, the most that they "
                 "can show. Take larger batches, or decompose_dataset",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 

@@ -45,8 +45,8 @@ def decompose_family(
     """Estimate the terms of one batch whose posterior is any factorised torch Distribution.
 
     Differentiable where z is reparameterised and continuous; for other posteriors there are
-    values only. The loss is made of the terms by ``TCDecomposition.weigh``. Autocast is off
-    inside; half precision of z is raised to float32.
+    values only. The loss is made of the terms by ``TCDecomposition.weigh``. Autocast is off in
+    the forward; half precision of z is raised to float32.
 
     Parameters
     ----------

@@ -99,13 +99,13 @@ def jackknifed(own: Tensor, logs: Tensor, dataset_size: int) -> Tensor:
     largest = logs.gather(1, top).squeeze(1)
     rest = logs.scatter(1, top, -inf)
     without_largest = rest.logsumexp(1)
-    full = torch.logaddexp(log_own, torch.logaddexp(largest, without_largest) + log_weight)
+    log_others = torch.logaddexp(largest, without_largest)
+    full = torch.logaddexp(log_own, log_others + log_weight)
 
-    # With one other left out, the sum over the rest is weighted anew.
-    raised = torch.logaddexp(
-        log_own, torch.logaddexp(largest, without_largest) + log_weight_less_one
-    )
-    share = (rest + (log_weight_less_one - raised)[:, None]).exp()
-    left_out = raised * (others - 1) + torch.log1p(-share).sum(1)
-    left_out = left_out + torch.logaddexp(log_own, without_largest + log_weight_less_one)
-    return factor * full - (factor - 1) * left_out / others
+    # Relative to the full estimate, since m times it and the sum of m others nearly cancel. With
+    # one other left out, the sum over the rest is weighted anew.
+    raised = torch.log1p((log_others + log_weight - full).exp() / (others - 1))
+    share = (rest + (log_weight_less_one - full - raised)[:, None]).exp()
+    change = raised * (others - 1) + torch.log1p(-share).sum(1)
+    change = change + torch.logaddexp(log_own, without_largest + log_weight_less_one) - full
+    return full - (factor - 1) / others * change

@@ -21,6 +21,7 @@ from torch.distributions import (
     Independent,
     Laplace,
     LogNormal,
+    LowRankMultivariateNormal,
     MixtureSameFamily,
     MultivariateNormal,
     Normal,
@@ -477,6 +478,24 @@ def test_half_precision_of_z_and_autocast_change_nothing():
     want = decompose_family(posterior, z.float(), N, prior=prior)
     assert got.index_code_mi.dtype == torch.float32
     assert torch.equal(torch.stack(got), torch.stack(want))
+
+
+def test_autocast_is_off_where_it_would_lower_something():
+    """A low-rank Gaussian's log_prob, and a prior that a layer makes, are products of matrices."""
+    torch.manual_seed(0)
+    posterior = LowRankMultivariateNormal(
+        torch.randn(M, 1, D), torch.randn(M, 1, D, 2), torch.rand(M, 1, D) + 0.1
+    )
+    layer, z = torch.nn.Linear(2, 2 * D), posterior.sample()
+
+    def prior():
+        loc, scale = layer(torch.ones(2)).chunk(2)
+        return Independent(Normal(loc, scale.exp()), 1)
+
+    want = decompose_family(posterior, z, N, prior=prior, kl="sampled")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = decompose_family(posterior, z, N, prior=prior, kl="sampled")
+    assert torch.equal(torch.stack(got[:3]), torch.stack(want[:3]))
 
 
 def test_float32_agrees_with_float64():

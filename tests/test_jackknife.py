@@ -121,6 +121,17 @@ def test_float32_stands_one_other_that_outweighs_the_rest():
         assert_close(got, want, torch.float32)
 
 
+def test_float32_keeps_its_digits_in_a_large_batch():
+    """The m-fold of an estimate and the sum of m others differ by less than their rounding."""
+    single = Posterior(*draw_posterior(0, 1024, 3, torch.float32))
+    double = Posterior(*(t.double() for t in (single.z, single.mu, single.logvar)))
+    got, want = (
+        jackknife.log_mixture(q, Components(q.mu, q.logvar), 100_000) for q in (single, double)
+    )
+    for actual, expected in zip(got, want, strict=True):
+        assert_close(actual, expected, torch.float32)
+
+
 def test_nan_passes_through():
     z, mu, logvar = draw_posterior(0, 5, 2)
     mu[3, 0] = math.nan

@@ -186,6 +186,20 @@ def test_half_precision_autocast_and_strides():
     assert_close(torch.stack(decompose_sites(*last, N)), torch.stack(got), torch.float32)
 
 
+def test_a_prior_that_a_layer_makes_is_not_lowered_by_autocast():
+    torch.manual_seed(0)
+    batch, layer = images(dtype=torch.float32), torch.nn.Linear(2, 2 * C)
+
+    def prior():
+        loc, scale = layer(torch.ones(2)).chunk(2)
+        return Normal(loc, scale.exp())
+
+    want = decompose_sites(*batch, N, prior=prior)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = decompose_sites(*batch, N, prior=prior)
+    assert torch.equal(torch.stack(got), torch.stack(want))
+
+
 def test_lean_keeps_no_matrix_of_pairs():
     """What autograd holds between forward and backward is linear in the number of sites."""
     batch = [t.requires_grad_() for t in images(16, (8, 8), dtype=torch.float32)]
