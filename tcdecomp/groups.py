@@ -106,7 +106,7 @@ def decompose_groups(
 
     All come from the same samples, and so sum as they should. What a dimension has for itself is
     exact, and so are the KL and the dimension-wise KL of a group; total correlations, and mutual
-    information with them, are sampled. It takes up to twice the time of
+    information with them, are sampled. It needs up to twice the densities of
     :func:`tcdecomp.decompose_dataset`.
 
     Parameters

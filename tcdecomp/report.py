@@ -241,7 +241,7 @@ def _labelled(name: str) -> str:
 
 
 def _decimal(value: float) -> str:
-    return f"{value:.4f}"
+    return f"{value:z.4f}"  # no "-0.0000", which hangs on rounding
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:

@@ -13,7 +13,6 @@ from torch.distributions import Laplace, Normal, kl_divergence
 import reference
 from strategies import batches, draw_posterior, grids, separated
 from tcdecomp import TCDecomposition, decompose, decompose_dataset
-from tcdecomp.densities import sample_densities
 from tcdecomp.groups import decompose_groups, split_tc
 from tolerances import assert_close
 
@@ -269,14 +268,6 @@ def test_without_one_grid_for_all_dimensions_are_sampled():
         assert abs(want.terms.dimension_wise_kl - dimension.terms.dimension_wise_kl) < (
             4 * math.hypot(*told)
         )
-
-
-def test_samples_of_single_dimensions_are_not_kept():
-    _, mu, logvar = draw_posterior(0, 5, 3)
-    options = {"samples": 100, "generator": None, "prior": None}
-    _, one, two = sample_densities(mu, logvar, [[0], [1, 2]], **options)
-    assert one.joint.untyped_storage().nbytes() == one.joint.element_size()
-    assert two.joint.untyped_storage().nbytes() >= 100 * two.joint.element_size()
 
 
 def test_float32_sums_too():

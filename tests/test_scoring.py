@@ -702,7 +702,7 @@ CALLS = {
         "device must be None without",
     ),
     "prior": ((MU,), {"prior": 3}, TypeError, "prior must be None"),
-    "few samples": (((MU, LOGVAR),), {"num_samples": 3}, ValueError, "num_samples must be at lea"),
+    "few samples": ((MU,), {"num_samples": 3}, ValueError, "num_samples must be at least 100"),
     "seed": ((MU,), {"seed": 1.5}, TypeError, "seed must be an int; got 1.5"),
     "a bool for a seed": ((MU,), {"seed": True}, TypeError, "seed must be an int; got True"),
     "threshold": ((MU,), {"active_threshold": -1}, ValueError, "active_threshold must be finite"),
@@ -724,3 +724,11 @@ def test_errors(case):
     arguments, options, error, text = CALLS[case]
     with pytest.raises(error, match=re.compile(text, re.DOTALL)):
         score(*arguments, **options)
+
+
+@pytest.mark.parametrize("options", [{"num_samples": 3}, {"prior": 3}, {"active_threshold": -1}])
+def test_options_are_refused_before_the_model_has_run(options):
+    model = VAE()
+    with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+        score(model, loader(), **options)
+    assert model.seen == []
