@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, SupportsIndex
 import torch
 from torch import Tensor
 
+from tcdecomp.checks import check_labels, check_tensors, checked_int
 from tcdecomp.distributed import GlobalBatch, Group, resolve_group
-from tcdecomp.posterior import Posterior, check_labels, check_tensors
+from tcdecomp.posterior import Posterior
 
 __all__ = ["PosteriorBank"]
 
@@ -66,7 +67,7 @@ class PosteriorBank:
 
     def __init__(self, capacity: SupportsIndex, *, process_group: Group = None) -> None:
         resolve_group(process_group)
-        self.capacity = _checked_capacity(capacity)
+        self.capacity = checked_int("capacity", capacity, 1)
         self.process_group = process_group
         self._entries: _Entries | None = None
         self._pushed = 0
@@ -227,15 +228,3 @@ def _newest(held: _Entries | None, new: _Entries, capacity: int) -> _Entries:
     last = rows.new_zeros(len(distinct)).scatter_reduce_(0, index, rows, "amax")
     kept = last.sort().values[-capacity:]
     return _Entries(mu[kept], logvar[kept], items[kept])
-
-
-def _checked_capacity(capacity: SupportsIndex) -> int:
-    try:
-        if isinstance(capacity, bool):
-            raise TypeError
-        count = operator.index(capacity)
-    except TypeError:
-        raise TypeError(f"capacity must be an int; got {capacity!r}") from None
-    if count < 1:
-        raise ValueError(f"capacity must be at least 1; got {count}")
-    return count

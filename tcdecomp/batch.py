@@ -1,11 +1,4 @@
-"""One batch, checked, and everything that the terms and the loss are made of.
-
-The decomposition (Chen et al. 2018, eq. 2) is in differences of four mean log-densities::
-
-    MI   = log q(z|n) - log q(z)
-    TC   = log q(z) - sum_j log q(z_j)
-    DWKL = sum_j log q(z_j) - log p(z)
-"""
+"""One batch, checked, and everything that the terms and the loss are made of."""
 
 from __future__ import annotations
 
@@ -19,24 +12,25 @@ from torch import Tensor
 from tcdecomp import jackknife
 from tcdecomp.autocast import no_autocast
 from tcdecomp.bank import PosteriorBank
+from tcdecomp.checks import check_labels
 from tcdecomp.components import Components
 from tcdecomp.distributed import GlobalBatch, Group, resolve_group
 from tcdecomp.estimators import Estimator, mss_jackknife, resolve
 from tcdecomp.kernels import Kernel, LogSums, log_sums
 from tcdecomp.mixture import log_mixture, mean_log_mixture
-from tcdecomp.posterior import Posterior, check_labels, log_normal
+from tcdecomp.posterior import Posterior, log_normal
 from tcdecomp.priors import Prior, closed_form_kl, factors_of, log_prior
 from tcdecomp.terms import Terms
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["KL", "Batch", "Reduction", "check_options", "checked_size"]
+__all__ = ["KL", "REDUCE", "Batch", "Reduction", "check_options", "checked_size"]
 
 KL = Literal["closed", "sampled"]
 Reduction = Literal["mean", "sum", "none"]
 
-_REDUCE: dict[Reduction, Callable[[Tensor], Tensor]] = {
+REDUCE: dict[Reduction, Callable[[Tensor], Tensor]] = {
     "mean": torch.mean,
     "sum": torch.sum,
     "none": lambda per_item: per_item,
@@ -164,16 +158,17 @@ class Batch:
         return self._reduce(joint * log_qz + marginal * log_qz_j.sum(1))
 
     def _terms(self, log_qz: Tensor, log_product: Tensor) -> Terms:
-        per_item = Terms(
-            index_code_mi=self._log_posterior() - log_qz,
-            total_correlation=log_qz - log_product,
-            dimension_wise_kl=log_product - log_prior(self.prior, self.posterior.z),
-            kl=self._kl() if self.kl_form == "closed" else None,
+        per_item = Terms.from_log_densities(
+            self._log_posterior(),
+            log_qz,
+            log_product,
+            log_prior(self.prior, self.posterior.z),
+            self._kl() if self.kl_form == "closed" else None,
         )
         return per_item.map(self._reduce)
 
     def _reduce(self, per_item: Tensor) -> Tensor:
-        reduced = _REDUCE[self.reduction](per_item)
+        reduced = REDUCE[self.reduction](per_item)
         if self.world is not None and self.reduction == "mean":
             return self.world.share * reduced
         return reduced

@@ -136,9 +136,13 @@ def _score(options: argparse.Namespace) -> int:
     try:
         values, factors = _read(options.file)
         report = score(values, factors=factors, num_samples=options.num_samples, mig=mig)
-    except (TypeError, ValueError) as error:
+        text = report.to_json() if options.json else str(report)
+    except FileError as error:
         raise _CommandError(error) from error
-    print(report.to_json() if options.json else report)
+    except (TypeError, ValueError) as error:
+        message = str(error).replace("discrete_factors=False", "--continuous")
+        raise _CommandError(f"{options.file}: {message}") from error
+    print(text)
     if options.plot is not None:
         _draw(report, options.plot)
     return 0

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from tcdecomp.batch import Batch, checked_size
-from tcdecomp.posterior import Posterior, check_labels
+from tcdecomp.checks import check_labels
+from tcdecomp.posterior import Posterior
 from tcdecomp.terms import Terms
 
 __all__ = ["DatasetSize", "evaluate"]

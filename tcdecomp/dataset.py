@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from typing import NamedTuple, SupportsIndex
 
 from torch import Generator, Tensor
 
+from tcdecomp.checks import checked_int
 from tcdecomp.densities import sample_densities
 from tcdecomp.distributed import Group
 from tcdecomp.priors import Prior
@@ -123,14 +123,4 @@ def decompose_dataset(
 
 def checked_samples(num_samples: SupportsIndex) -> int:
     """Return the number of samples as an int, or raise an error that says what it must be."""
-    try:
-        if isinstance(num_samples, bool):
-            raise TypeError
-        samples = operator.index(num_samples)
-    except TypeError:
-        raise TypeError(
-            f"num_samples must be an int; got {num_samples!r} ({type(num_samples).__name__})"
-        ) from None
-    if samples < FEWEST:
-        raise ValueError(f"num_samples must be at least {FEWEST}; got {samples}")
-    return samples
+    return checked_int("num_samples", num_samples, FEWEST)

@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
-from torch.distributions import Distribution, Normal, kl_divergence
 from tqdm.auto import tqdm
 
 from tcdecomp.autocast import no_autocast
+from tcdecomp.checks import check_finite, check_tensors
 from tcdecomp.components import Components
 from tcdecomp.distributed import Division, Group
 from tcdecomp.kernels import log_sum
-from tcdecomp.posterior import LOG_2PI, Posterior, check_finite, check_tensors, log_normal
-from tcdecomp.priors import Prior, closed_form_kl, factors_of, log_prior
+from tcdecomp.posterior import LOG_2PI, Posterior, log_normal
+from tcdecomp.priors import Prior, closed_form_kl_j, factors_of, log_prior
 from tcdecomp.quadrature import mean_log_marginals
 from tcdecomp.terms import Terms
 
@@ -184,10 +184,11 @@ class _DataSet:
     def __init__(self, posterior: Posterior, prior: Prior, division: Division) -> None:
         self.mu, self.logvar = posterior.mu, posterior.logvar
         self.factors = factors_of(prior, posterior)
-        self.kl = closed_form_kl(self.factors, posterior)
+        self.kl_j = closed_form_kl_j(self.factors, posterior)
+        check_finite("the KL of mu and logvar to the prior", self.kl_j)  # which may overflow
+        self.kl = self.kl_j.sum(1)
         self.log_marginals = _log_marginals(self.mu, self.logvar, division)
         self.entropy_j = _entropies(self.logvar)
-        self.kl_j = _kl_by_dimension(self.factors, posterior)
 
     def means(self, group: list[int] | None = None) -> tuple[Tensor | None, Tensor, Tensor]:
         """Return the means of sum_j log q(z_j), entropy and KL, of a group or of all dimensions."""
@@ -261,10 +262,3 @@ def _mean(values: Tensor) -> Tensor:
 def _entropies(logvar: Tensor) -> Tensor:
     """Return the entropy of each q(z_j|n), shape (N, D)."""
     return 0.5 * (logvar + LOG_2PI + 1)
-
-
-def _kl_by_dimension(factors: Distribution | None, posterior: Posterior) -> Tensor:
-    """Return KL(q(z_j|n) || p(z_j)), shape (N, D), for a prior of which it is a closed form."""
-    normal = Normal(posterior.mu, (0.5 * posterior.logvar).exp(), validate_args=False)
-    zero = posterior.mu.new_zeros(())
-    return kl_divergence(normal, factors or Normal(zero, zero + 1))

@@ -18,13 +18,13 @@ from torch import Tensor, inf
 from torch.distributions import Distribution, kl_divergence
 
 from tcdecomp.autocast import no_autocast
-from tcdecomp.batch import KL, Reduction, check_options, checked_size
+from tcdecomp.batch import KL, REDUCE, Reduction, check_options, checked_size
+from tcdecomp.checks import check_finite
 from tcdecomp.estimators import Estimator, mss_jackknife, resolve
 from tcdecomp.jackknife import jackknifed
 from tcdecomp.kernels import LogSums
 from tcdecomp.latents import Part, is_discrete, lies_in_support, parts_of
 from tcdecomp.mixture import log_mixture
-from tcdecomp.posterior import check_finite
 from tcdecomp.priors import Prior
 from tcdecomp.terms import Terms
 
@@ -110,13 +110,9 @@ def decompose_family(
         log_pz = torch.cat([_log_prior(part, look) for part in parts], -1).sum(1)
         log_qz_n, log_qz, log_product = _log_mixture(logs, estimate, weights, size)
         closed = [_closed_form_kl(part) for part in parts] if kl == "closed" else []
-    per_item = Terms(
-        index_code_mi=log_qz_n - log_qz,
-        total_correlation=log_qz - log_product,
-        dimension_wise_kl=log_product - log_pz,
-        kl=torch.cat(closed, -1).sum(1) if closed else None,
-    )
-    return per_item.map(lambda term: term if reduction == "none" else getattr(term, reduction)())
+    kls = torch.cat(closed, -1).sum(1) if closed else None
+    per_item = Terms.from_log_densities(log_qz_n, log_qz, log_product, log_pz, kls)
+    return per_item.map(REDUCE[reduction])
 
 
 def _log_mixture(

@@ -26,13 +26,13 @@ import torch
 from torch import Generator, Tensor
 
 from tcdecomp.batch import Reduction
+from tcdecomp.checks import check_tensors
 from tcdecomp.conditional import DatasetSize
 from tcdecomp.dataset import DatasetTerms, checked_samples
 from tcdecomp.decomposition import decompose
 from tcdecomp.densities import sample_densities
 from tcdecomp.distributed import Group
 from tcdecomp.estimators import Estimator
-from tcdecomp.posterior import check_tensors
 from tcdecomp.priors import Prior
 
 __all__ = ["GroupTerms", "Groups", "SplitTC", "decompose_groups", "split_tc"]

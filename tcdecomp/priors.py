@@ -10,7 +10,7 @@ from torch.distributions import Distribution, Independent, Normal, constraints, 
 
 from tcdecomp.posterior import Posterior, log_normal
 
-__all__ = ["Prior", "check_prior", "closed_form_kl", "factors_of", "log_prior"]
+__all__ = ["Prior", "check_prior", "closed_form_kl", "closed_form_kl_j", "factors_of", "log_prior"]
 
 Prior = Distribution | Callable[[], Distribution] | None
 
@@ -103,7 +103,12 @@ def log_prior(factors: Distribution | None, z: Tensor) -> Tensor:
 
 
 def closed_form_kl(factors: Distribution | None, posterior: Posterior) -> Tensor:
-    """Return KL(q(z|n) || p(z)), shape (M,), in nats.
+    """Return KL(q(z|n) || p(z)), shape (M,), in nats; errors are those of the one by dimension."""
+    return closed_form_kl_j(factors, posterior).sum(1)
+
+
+def closed_form_kl_j(factors: Distribution | None, posterior: Posterior) -> Tensor:
+    """Return KL(q(z_j|n) || p(z_j)), shape (M, D), in nats.
 
     Raises
     ------
@@ -113,10 +118,10 @@ def closed_form_kl(factors: Distribution | None, posterior: Posterior) -> Tensor
     mu, logvar = posterior.mu, posterior.logvar
     if factors is None:
         # expm1 keeps the digits of a collapsed dimension, whose logvar is almost 0.
-        return 0.5 * (mu.square() + torch.expm1(logvar) - logvar).sum(1)
+        return 0.5 * (mu.square() + torch.expm1(logvar) - logvar)
     normal = Normal(mu, (0.5 * logvar).exp(), validate_args=False)
     try:
-        return kl_divergence(normal, factors).sum(1).to(mu.dtype)
+        return kl_divergence(normal, factors).to(mu.dtype)
     except NotImplementedError:
         raise ValueError(
             "prior must have a closed-form KL from a Normal in torch.distributions when "

@@ -7,7 +7,6 @@ state of its own: a training that resumes at a step goes on as if it had never s
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
@@ -15,6 +14,7 @@ from typing import Any, SupportsIndex
 
 from torch import Tensor
 
+from tcdecomp.checks import checked_int
 from tcdecomp.terms import Terms
 
 __all__ = ["Capacity", "Cyclic", "Schedule", "WarmUp", "known_values"]
@@ -63,11 +63,11 @@ class WarmUp:
 
     def __post_init__(self) -> None:
         _store(self, end=_number("end", self.end), start=_number("start", self.start))
-        _store(self, steps=_count("steps", self.steps))
+        _store(self, steps=checked_int("steps", self.steps, 0))
 
     def __call__(self, step: SupportsIndex) -> float:
         """Return the value at a step."""
-        step = _count("step", step)
+        step = checked_int("step", step, 0)
         return self.end if step >= self.steps else _between(self.start, self.end, step / self.steps)
 
 
@@ -113,7 +113,7 @@ class Cyclic:
 
     def __post_init__(self) -> None:
         _store(self, high=_number("high", self.high), low=_number("low", self.low))
-        _store(self, period=_count("period", self.period, 2), ramp=_number("ramp", self.ramp))
+        _store(self, period=checked_int("period", self.period, 2), ramp=_number("ramp", self.ramp))
         if self.low > self.high:
             raise ValueError(f"low must be at most high, {self.high}; got {self.low}")
         if not 0 < self.ramp <= 1:
@@ -121,7 +121,7 @@ class Cyclic:
 
     def __call__(self, step: SupportsIndex) -> float:
         """Return the value at a step."""
-        position = _count("step", step) % self.period
+        position = checked_int("step", step, 0) % self.period
         return _between(self.low, self.high, position / (self.ramp * self.period))
 
 
@@ -189,7 +189,7 @@ class Capacity:
         step : int
             From 0 on; of no effect where the target is a number.
         """
-        step = _count("step", step)
+        step = checked_int("step", step, 0)
         if not isinstance(terms, Terms):
             raise TypeError(f"terms must be Terms; got {type(terms).__name__}")
         value: Tensor | None = getattr(terms, self.term)
@@ -239,15 +239,3 @@ def _number(name: str, value: Any, low: float = -math.inf) -> float:
         expected = "finite" if low == -math.inf else f"finite and at least {low}"
         raise ValueError(f"{name} must be {expected}; got {value}")
     return number
-
-
-def _count(name: str, value: SupportsIndex, low: int = 0) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int >= {low}; got {value!r}") from None
-    if count < low:
-        raise ValueError(f"{name} must be an int >= {low}; got {count}")
-    return count

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.distributions import Distribution
 
+from tcdecomp.checks import check_finite
 from tcdecomp.collection import collect
 from tcdecomp.dataset import checked_samples
 from tcdecomp.groups import decompose_groups
@@ -22,7 +23,7 @@ from tcdecomp.metrics import MutualInfoGap, mutual_info_gap
 from tcdecomp.metrics.columns import FloatArray
 from tcdecomp.metrics.inputs import read_columns
 from tcdecomp.plugins import as_posterior
-from tcdecomp.posterior import Posterior, check_finite
+from tcdecomp.posterior import Posterior
 from tcdecomp.priors import Prior, check_prior
 from tcdecomp.report import Report
 from tcdecomp.units import active_units, by_activity, check_threshold, grouped_tc
@@ -177,12 +178,24 @@ def _given(values: Any, factors: Any, inputs: Any, device: Any) -> _Data:
     if callable(factors):
         raise TypeError("factors must be an array without batches; got a callable")
     if isinstance(values, tuple | list):
-        # A copy, since torch takes no array of negative strides and warns of a read-only one.
-        values = [torch.tensor(np.array(v)) if isinstance(v, np.ndarray) else v for v in values]
+        if len(values) != 2:
+            raise TypeError(f"model must be a (mu, logvar) pair; got {len(values)} arrays")
+        values = list(map(_as_tensor, ("mu", "logvar"), values))
     if isinstance(values, list | Posterior | Distribution):
         return _of_posterior(as_posterior(values, "model"), factors)
     columns = read_columns(values, "codes", "z")
     return _Data(columns.as_floats(), columns.names, None, factors)
+
+
+def _as_tensor(name: str, values: Any) -> Tensor:
+    """Return an array as a tensor: float32 of any lesser float, else float64."""
+    if isinstance(values, Tensor):
+        return values
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold real numbers; got dtype {values.dtype}")
+    single = values.dtype.kind == "f" and values.dtype.itemsize <= 4
+    # A copy of native byte order and positive strides: torch takes no other.
+    return torch.from_numpy(np.array(values, np.float32 if single else np.float64, order="C"))
 
 
 def _collected(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tcdecomp.autocast import no_autocast
-from tcdecomp.batch import KL, Reduction, check_options, checked_size
+from tcdecomp.batch import KL, REDUCE, Reduction, check_options, checked_size
 from tcdecomp.components import Components
 from tcdecomp.estimators import Estimator, mss_jackknife, resolve
 from tcdecomp.kernels import Kernel, log_sums
@@ -111,16 +111,16 @@ def decompose_sites(
         images = torch.arange(batch_size, device=z.device).repeat_interleave(sites.numel())
         sums = log_sums(rows.z, Components(rows.mu, rows.logvar, images), images, kernel=kernel)
         log_qz, log_qz_j = log_mixture(sums, own, other)
-        log_product = log_qz_j.sum(1)
-        per_site = Terms(
-            index_code_mi=log_normal(rows.z, rows.mu, rows.logvar).sum(1) - log_qz,
-            total_correlation=log_qz - log_product,
-            dimension_wise_kl=log_product - log_prior(factors, rows.z),
-            kl=closed_form_kl(factors, rows) if kl == "closed" else None,
+        per_site = Terms.from_log_densities(
+            log_normal(rows.z, rows.mu, rows.logvar).sum(1),
+            log_qz,
+            log_qz_j.sum(1),
+            log_prior(factors, rows.z),
+            closed_form_kl(factors, rows) if kl == "closed" else None,
         )
     if reduction == "none":
         return per_site.map(lambda term: term.view(batch_size, *sites))
-    return per_site.map(lambda term: getattr(term, reduction)())
+    return per_site.map(REDUCE[reduction])
 
 
 def _check_shapes(**tensors: Tensor) -> None:

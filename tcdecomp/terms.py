@@ -13,6 +13,12 @@ __all__ = ["Terms"]
 class Terms(NamedTuple):
     """The three terms of a batch, and its KL, in nats (per item with reduction "mean").
 
+    They are differences of four mean log-densities (Chen et al. 2018, eq. 2)::
+
+        MI   = log q(z|n) - log q(z)
+        TC   = log q(z) - sum_j log q(z_j)
+        DWKL = sum_j log q(z_j) - log p(z)
+
     The three come from the same samples, so that under every estimator they sum to the
     *sampled* KL, the mean of log q(z|n) - log p(z).
 
@@ -32,6 +38,21 @@ class Terms(NamedTuple):
     total_correlation: Tensor
     dimension_wise_kl: Tensor
     kl: Tensor | None
+
+    @classmethod
+    def from_log_densities(
+        cls,
+        log_qz_n: Tensor,
+        log_qz: Tensor,
+        log_product: Tensor,
+        log_pz: Tensor,
+        kl: Tensor | None,
+    ) -> Terms:
+        """Return the terms as differences of log q(z|n), log q(z), sum_j log q(z_j) and log p(z).
+
+        Chen et al. 2018, eq. 2. All are of one shape, as the terms then are.
+        """
+        return cls(log_qz_n - log_qz, log_qz - log_product, log_product - log_pz, kl)
 
     @property
     def sampled_kl(self) -> Tensor:

@@ -1,7 +1,9 @@
 """Settings of every test."""
 
 import os
+import sys
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -14,3 +16,10 @@ if not torch.cuda.is_available():
 
 settings.register_profile("tests", deadline=None, max_examples=25)
 settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled():
+    """A function may be compiled so many times in a process, and no test is to use that up."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()

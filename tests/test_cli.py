@@ -176,14 +176,14 @@ BAD = {
         "data.npz: cannot be read: Object arrays cannot be loaded when allow_pickle=False",
     ),
     "shapes": ({"mu": MU, "logvar": LOGVAR[:3]}, r"must share one shape \(M, D\); got"),
-    "integers": ({"mu": GRID, "logvar": LOGVAR}, "mu must have a floating-point dtype; got torch"),
+    "complex": ({"mu": MU * 1j, "logvar": LOGVAR}, "mu must hold real numbers; got dtype complex"),
     "nan": ({"mu": MU * np.nan, "logvar": LOGVAR}, "mu must be finite; got nan at row 0, column 0"),
     "words": ({"codes": MU.astype(str)}, "codes must hold real numbers; got dtype <U32 in 'z0'"),
     "one row": ({"mu": MU[:1], "logvar": LOGVAR[:1]}, "at least two items; got 1"),
     "no rows": ({"mu": MU[:0], "logvar": LOGVAR[:0]}, "must not be empty"),
     "factors of others": ({"codes": MU, "factors": GRID[:3]}, "got 16 and 3 rows"),
     "constant factor": ({"codes": MU, "factors": 0 * GRID}, "must take at least two values"),
-    "numbers": ({"codes": MU, "factors": np.sqrt(np.arange(16))}, "Pass discrete_factors=False"),
+    "numbers": ({"codes": MU, "factors": np.sqrt(np.arange(16))}, "Pass --continuous"),
 }
 
 
@@ -381,7 +381,7 @@ def test_arguments_that_are_not_understood(run, arguments, message):
     ("option", "message"),
     [
         ("--n-bins", "n_bins must be an integer >= 2; got 0"),
-        ("--num-samples", "at least 100; got 0"),
+        ("--num-samples", "an int >= 100; got 0"),
     ],
 )
 def test_options_out_of_their_range(run, option, message):
@@ -404,3 +404,26 @@ def test_a_reader_that_has_seen_enough_is_no_error(here):
 def test_the_console_script_is_main():
     (script,) = entry_points(group="console_scripts", name="tcdecomp")
     assert script.load() is cli.main
+
+
+@pytest.mark.parametrize("json", [[], ["--json"]])
+@pytest.mark.parametrize("logvar", [1000.0, -1000.0])
+def test_posteriors_at_the_ends_of_the_range_give_a_score_or_one_line(run, tmp_path, json, logvar):
+    np.savez(tmp_path / "far.npz", mu=np.eye(50)[:, :3], logvar=np.full((50, 3), logvar))
+    status, out, err = run("score", str(tmp_path / "far.npz"), *json, "--num-samples", "100")
+    if logvar < 0:
+        assert status == 0
+        assert out
+        assert "Infinity" not in out
+        assert " inf" not in out
+    else:
+        assert status == 1
+        assert err.startswith(f"tcdecomp: error: {tmp_path / 'far.npz'}: the KL of mu and logvar")
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("dtype", [">f8", "<f4", "i8", "?", "longdouble"])
+def test_numbers_of_any_kind_are_read(run, tmp_path, dtype):
+    np.savez(tmp_path / "kind.npz", mu=GRID.astype(dtype), logvar=LOGVAR)
+    status, _, err = run("score", str(tmp_path / "kind.npz"), "--num-samples", "100")
+    assert (status, err) == (0, "")

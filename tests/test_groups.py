@@ -440,7 +440,7 @@ def test_what_is_no_partition(case):
 
 _, MU, LOGVAR = draw_posterior(0, 8, 3)
 OTHERS = {
-    "samples": ((MU, LOGVAR), {"num_samples": 99}, ValueError, "num_samples must be at least 100"),
+    "samples": ((MU, LOGVAR), {"num_samples": 99}, ValueError, "num_samples must be an int >= 100"),
     "shapes": ((MU, LOGVAR[:, :2]), {}, ValueError, "mu and logvar must share one shape (M, D)"),
     "array": ((MU.numpy(), LOGVAR), {}, TypeError, "mu must be a torch.Tensor; got ndarray"),
     "nan": ((MU * math.nan, LOGVAR), {}, ValueError, "mu must be finite; got nan at row 0"),

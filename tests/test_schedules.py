@@ -171,7 +171,6 @@ def test_a_loop_sets_a_weight():
 
 @pytest.mark.parametrize("schedule", [WarmUp(6, 40, start=1), Cyclic(6, 8)])
 def test_a_compiled_criterion_follows_in_one_graph(schedule):
-    torch.compiler.reset()  # the limit is on what all criteria of the process have compiled
     criterion = TCDecomposition()
     compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
     for step in range(20):  # more than torch compiles a function anew

@@ -637,7 +637,7 @@ CALLS = {
     "nan": ((nan_in_batch_1, loader()), {}, ValueError, "mu must be finite; got nan at row 48"),
     "infinite": (((MU, LOGVAR + math.inf),), {}, ValueError, "logvar must be finite; got inf"),
     "nan codes": ((MU * math.nan,), {}, ValueError, "codes must have no NaN"),
-    "three values": (((MU, LOGVAR, MU),), {}, TypeError, "model must encode to .* list of 3"),
+    "three values": (((MU, LOGVAR, MU),), {}, TypeError, r"a \(mu, logvar\) pair; got 3"),
     "shapes": (
         ((MU, LOGVAR[:9]),),
         {},
@@ -702,7 +702,7 @@ CALLS = {
         "device must be None without",
     ),
     "prior": ((MU,), {"prior": 3}, TypeError, "prior must be None"),
-    "few samples": ((MU,), {"num_samples": 3}, ValueError, "num_samples must be at least 100"),
+    "few samples": ((MU,), {"num_samples": 3}, ValueError, "num_samples must be an int >= 100"),
     "seed": ((MU,), {"seed": 1.5}, TypeError, "seed must be an int; got 1.5"),
     "a bool for a seed": ((MU,), {"seed": True}, TypeError, "seed must be an int; got True"),
     "threshold": ((MU,), {"active_threshold": -1}, ValueError, "active_threshold must be finite"),

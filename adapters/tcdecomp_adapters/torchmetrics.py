@@ -13,9 +13,9 @@ from torchmetrics.utilities import dim_zero_cat
 
 from tcdecomp import Posterior, TCDecomposition, mig_score
 from tcdecomp.batch import KL, checked_size
+from tcdecomp.checks import check_finite
 from tcdecomp.estimators import Estimator
 from tcdecomp.metrics.discretization import Binning
-from tcdecomp.posterior import check_finite
 from tcdecomp.priors import Prior
 
 __all__ = ["MIG", "KLTerms"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex
 
@@ -14,6 +13,7 @@ from tcdecomp import Posterior, TCDecomposition, encode
 from tcdecomp.attachment import Attachment, check_criterion
 from tcdecomp.batch import checked_size
 from tcdecomp.bracket import Bracket
+from tcdecomp.checks import checked_int
 from tcdecomp.loaders import factors_of, rows_of, size_of
 from tcdecomp.plugins import NoAdapterError
 from tcdecomp_adapters._lightning.step import left_posterior
@@ -40,7 +40,9 @@ class TCMonitorMixin:
             raise TypeError(f"criterion must be a TCDecomposition; got {type(criterion).__name__}")
         self.dataset_size = None if dataset_size is None else checked_size(dataset_size)
         self.criterion = criterion
-        self.every_n_steps = None if every_n_steps is None else _checked_rhythm(every_n_steps)
+        self.every_n_steps = (
+            None if every_n_steps is None else checked_int("every_n_steps", every_n_steps, 0)
+        )
         self.val_dataset_size = _checked_val_size(val_dataset_size)
         self.factors = factors
         self.seed = seed
@@ -188,18 +190,6 @@ def _validation_loaders(trainer: Any) -> list[Any]:
     standalone = trainer.state.fn == "validate"
     loop = trainer.validate_loop if standalone else trainer.fit_loop.epoch_loop.val_loop
     return list(loop._combined_loader.flattened)
-
-
-def _checked_rhythm(every_n_steps: SupportsIndex) -> int:
-    try:
-        if isinstance(every_n_steps, bool):
-            raise TypeError
-        every = operator.index(every_n_steps)
-    except TypeError:
-        raise TypeError(f"every_n_steps must be an int >= 0; got {every_n_steps!r}") from None
-    if every < 0:
-        raise ValueError(f"every_n_steps must be an int >= 0; got {every}")
-    return every
 
 
 def _checked_val_size(given: Any) -> int | list[int | None] | None:

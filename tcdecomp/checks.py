@@ -1,0 +1,91 @@
+"""What is refused, and in which words: checks that several modules share."""
+
+from __future__ import annotations
+
+import operator
+from typing import SupportsIndex
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_finite", "check_labels", "check_tensors", "checked_int"]
+
+
+def checked_int(name: str, value: SupportsIndex, low: int) -> int:
+    """Return the value as an int; the errors name the argument.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no int (a bool is none), or below ``low``.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        got = f"{value!r} ({type(value).__name__})"
+        raise TypeError(f"{name} must be an int >= {low}; got {got}") from None
+    if number < low:
+        raise ValueError(f"{name} must be an int >= {low}; got {number}")
+    return number
+
+
+def check_tensors(**tensors: Tensor) -> None:
+    """Refuse what does not go together as one batch; the errors name the arguments.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :class:`Posterior` says.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor; got {type(tensor).__name__}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must have a floating-point dtype; got {tensor.dtype}")
+    *most, last = tensors
+    names = f"{', '.join(most)} and {last}"
+    shapes = [tuple(tensor.shape) for tensor in tensors.values()]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 2:
+        got = ", ".join(map(str, shapes))
+        remedy = "; flatten(1) makes one row of each item" if len(shapes[0]) > 2 else ""
+        raise ValueError(f"{names} must share one shape (M, D); got {got}{remedy}")
+    if 0 in shapes[0]:
+        raise ValueError(f"{names} must not be empty; got shape {shapes[0]}")
+    devices = [tensor.device for tensor in tensors.values()]
+    if len(set(devices)) > 1:
+        raise ValueError(f"{names} must be on one device; got {', '.join(map(str, devices))}")
+
+
+def check_labels(name: str, labels: Tensor | None, mu: Tensor) -> None:
+    """Refuse what is neither None nor an integer for each row of ``mu``; errors give the name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the labels are not an integer tensor of shape (M,) on the device of ``mu``.
+    """
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor of integers; got {type(labels).__name__}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"{name} must have an integer dtype; got {labels.dtype}")
+    if labels.shape != mu.shape[:1]:
+        raise ValueError(
+            f"{name} must have shape ({len(mu)},), an integer for each row; "
+            f"got {tuple(labels.shape)}"
+        )
+    if labels.device != mu.device:
+        raise ValueError(f"{name} must be on the device of mu, {mu.device}; got {labels.device}")
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise a ValueError that names the first value of an (M, D) tensor that is not finite."""
+    finite = tensor.isfinite()
+    if not finite.all():
+        row, column = (~finite).nonzero()[0].tolist()
+        raise ValueError(
+            f"{name} must be finite; got {tensor[row, column].item()} at row {row}, column {column}"
+        )
