@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch import Tensor
 from tcdecomp.checks import check_labels, check_tensors, checked_int
 from tcdecomp.distributed import GlobalBatch, Group, resolve_group
 from tcdecomp.posterior import Posterior
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["PosteriorBank"]
 
@@ -93,12 +96,15 @@ class PosteriorBank:
         ValueError
             If the items are not M, or given in one push and not in another, or D differs.
         """
-        if not isinstance(posterior, Posterior):
-            raise TypeError(f"posterior must be a Posterior; got {type(posterior).__name__}")
-        check_labels("items", items, posterior.mu)
-        self._check_alike(posterior, items)
-        mu, logvar = posterior.mu.detach().clone(), posterior.logvar.detach().clone()
-        new = self._gathered(_Entries(mu, logvar, items))
+        group = resolve_group(self.process_group)
+        try:
+            new = self._checked(posterior, items)
+        except (TypeError, ValueError) as error:
+            if group is not None:  # the other processes have to hear of it
+                GlobalBatch(group, torch.empty(0), _agreement(items), error)
+            raise
+        if group is not None:
+            new = _gathered(group, new)
         self._pushed += len(new.mu)
         self._entries = _newest(self._entries, new, self.capacity)
 
@@ -128,14 +134,11 @@ class PosteriorBank:
         Raises
         ------
         ValueError
-            If the batch has items and the bank has not, or the other way round; if D differs; if
-            there would be more components than items, as when a bank without items was not
+            If there would be more components than items, as when a bank without items was not
             cleared.
         """
         if self._entries is None:
             return None
-        batch = Posterior(mu, mu, mu)
-        self._check_alike(batch, items)
         others_mu, others_logvar = self._entries.mu.to(mu), self._entries.logvar.to(mu)
         if items is None or self._entries.items is None:
             self._check_cleared(len(mu), dataset_size)
@@ -149,6 +152,28 @@ class PosteriorBank:
                 f"{dataset_size}"
             )
         return others_mu, others_logvar
+
+    def check_alike(self, posterior: Posterior, items: Tensor | None) -> None:
+        """Refuse a batch that does not go with the entries.
+
+        Raises
+        ------
+        ValueError
+            If one has items and the other has not, or D differs.
+        """
+        held = self._entries
+        if held is None:
+            return
+        if (held.items is None) != (items is None):
+            raise ValueError(
+                "items must be given always or never, to criterion and bank alike; got them "
+                f"{'now, and not' if held.items is None else 'not now, but'} in an earlier push"
+            )
+        if held.mu.shape[1] != posterior.mu.shape[1]:
+            raise ValueError(
+                f"bank must hold posteriors of the batch's D = {posterior.mu.shape[1]}; its own "
+                f"have D = {held.mu.shape[1]}"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the entries, for a checkpoint: tensors and an int."""
@@ -180,29 +205,15 @@ class PosteriorBank:
     def __repr__(self) -> str:
         return f"PosteriorBank({self.capacity}) with {len(self)} entries"
 
-    def _gathered(self, own: _Entries) -> _Entries:
-        """Return the rows of all processes, in an order that is the same in each."""
-        group = resolve_group(self.process_group)
-        if group is None:
-            return own
-        together = GlobalBatch(group, own.mu, 0)
-        items = None if own.items is None else together.all(own.items[:, None])[:, 0]
-        return _Entries(together.all(own.mu), together.all(own.logvar), items)
-
-    def _check_alike(self, posterior: Posterior, items: Tensor | None) -> None:
-        held = self._entries
-        if held is None:
-            return
-        if (held.items is None) != (items is None):
-            raise ValueError(
-                "items must be given always or never, to criterion and bank alike; got them "
-                f"{'now, and not' if held.items is None else 'not now, but'} in an earlier push"
-            )
-        if held.mu.shape[1] != posterior.mu.shape[1]:
-            raise ValueError(
-                f"bank must hold posteriors of the batch's D = {posterior.mu.shape[1]}; its own "
-                f"have D = {held.mu.shape[1]}"
-            )
+    def _checked(self, posterior: Posterior, items: Tensor | None) -> _Entries:
+        if not isinstance(posterior, Posterior):
+            raise TypeError(f"posterior must be a Posterior; got {type(posterior).__name__}")
+        check_labels("items", items, posterior.mu)
+        self.check_alike(posterior, items)
+        working = posterior.detach().in_working_precision()
+        # Copies: the items' own dtype may be too small for those to come.
+        items = None if items is None else items.long().clone()
+        return _Entries(working.mu.clone(), working.logvar.clone(), items)
 
     def _check_cleared(self, batch_size: int, dataset_size: int) -> None:
         if self._pushed + batch_size > dataset_size:
@@ -213,6 +224,17 @@ class PosteriorBank:
             )
 
 
+def _agreement(items: Tensor | None) -> dict[str, int]:
+    return {"whether there are items": int(items is not None)}
+
+
+def _gathered(group: ProcessGroup, own: _Entries) -> _Entries:
+    """Return the rows of all processes, in an order that is the same in each."""
+    together = GlobalBatch(group, own.mu, _agreement(own.items))
+    items = None if own.items is None else together.all(own.items[:, None])[:, 0]
+    return _Entries(together.all(own.mu), together.all(own.logvar), items)
+
+
 def _newest(held: _Entries | None, new: _Entries, capacity: int) -> _Entries:
     """Return the last entries, each item's newest alone, with the oldest first."""
     old = () if held is None else (held,)
@@ -220,8 +242,8 @@ def _newest(held: _Entries | None, new: _Entries, capacity: int) -> _Entries:
         torch.cat([getattr(part, name).to(new.mu) for part in (*old, new)])
         for name in ("mu", "logvar")
     )
-    if new.items is None:
-        return _Entries(mu[-capacity:], logvar[-capacity:], None)
+    if new.items is None:  # copies, since a view would keep all the rest
+        return _Entries(mu[-capacity:].clone(), logvar[-capacity:].clone(), None)
     items = torch.cat([part.items.to(new.items) for part in (*old, new) if part.items is not None])
     distinct, index = torch.unique(items, return_inverse=True)
     rows = torch.arange(len(items), device=items.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args
+from typing import TYPE_CHECKING, Literal, SupportsIndex, get_args
 
 import torch
 from torch import Tensor
@@ -70,11 +70,11 @@ class Batch:
         self.kernel = kernel
         group = resolve_group(process_group)
         self.world: GlobalBatch | None = None
+        given = (z, mu, logvar, dataset_size, items, bank, validate)
         if group is None or not estimates:
-            given, size = _checked(z, mu, logvar, dataset_size, items, validate)
+            self.posterior, size = _checked(*given)
         else:
-            given, size, self.world = _agreed(group, z, mu, logvar, dataset_size, items, validate)
-        self.posterior = given.in_working_precision()
+            self.posterior, size, self.world = _agreed(group, *given)
         with no_autocast(self.posterior.z.device):
             self.prior = factors_of(prior, self.posterior)
             self.components, self.own = self._components(items, bank, size)
@@ -188,28 +188,50 @@ def _checked(
     logvar: Tensor,
     dataset_size: SupportsIndex,
     items: Tensor | None,
+    bank: PosteriorBank | None,
     validate: bool,
 ) -> tuple[Posterior, int]:
-    """Return the batch of this process and N, or refuse them."""
+    """Return the batch of this process in working precision, and N, or refuse them."""
     posterior = Posterior(z, mu, logvar)
     size = checked_size(dataset_size, len(posterior.z))
     check_labels("items", items, posterior.mu)
+    if bank is not None:
+        if not isinstance(bank, PosteriorBank):
+            raise TypeError(f"bank must be a PosteriorBank; got {type(bank).__name__}")
+        bank.check_alike(posterior, items)
     if validate and not torch.compiler.is_compiling():
         posterior.check_values()
-    return posterior, size
+    return posterior.in_working_precision(), size
 
 
 def _agreed(
-    group: ProcessGroup, z: Tensor, mu: Tensor, logvar: Tensor, *rest: Any
+    group: ProcessGroup,
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    dataset_size: SupportsIndex,
+    items: Tensor | None,
+    bank: PosteriorBank | None,
+    validate: bool,
 ) -> tuple[Posterior, int, GlobalBatch]:
-    """Return the same, if no process has anything to refuse, and the global batch."""
+    """Return the same and the global batch, if no process has anything to refuse."""
+    rows, size, error = z if isinstance(z, Tensor) else torch.empty(0), 0, None
     try:
-        posterior, size = _checked(z, mu, logvar, *rest)
-    except (TypeError, ValueError) as error:
-        tensor = z if isinstance(z, Tensor) else torch.empty(0)
-        GlobalBatch(group, tensor, 0, error)
-        raise
-    world = GlobalBatch(group, z, size)
+        posterior, size = _checked(z, mu, logvar, dataset_size, items, bank, validate)
+        rows = posterior.z
+        if bank is not None and resolve_group(bank.process_group) is not group:
+            raise ValueError(
+                "bank must be shared by the criterion's processes, as "
+                f"PosteriorBank(..., process_group={bank.process_group!r}) is not"
+            )
+    except (TypeError, ValueError) as found:
+        error = found  # which the other processes have to hear of
+    agree = {
+        "dataset_size": size,
+        "whether there are items": int(items is not None),
+        "the entries of the bank": 0 if error or bank is None else len(bank),
+    }
+    world = GlobalBatch(group, rows, agree, error)
     checked_size(size, world.size)
     return posterior, size, world
 

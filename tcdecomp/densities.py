@@ -109,9 +109,9 @@ def sample_densities(
     distinct dimensions.
     """
     division = Division(process_group)
-    posterior = _all_rows(mu, logvar, division)
+    posterior = _all_rows(mu, logvar, samples, division)
     with torch.no_grad(), no_autocast(posterior.mu.device):
-        data = _DataSet(posterior.in_working_precision(), prior, division)
+        data = _DataSet(posterior, prior, division)
         sampled = [group for group in groups if data.needs_samples(group)]
         generator = division.generator(generator, data.mu.device)
         chunks = _divided(data, _items(data.mu, samples, generator), sampled, generator, division)
@@ -131,18 +131,20 @@ def sample_densities(
     return results
 
 
-def _all_rows(mu: Tensor, logvar: Tensor, division: Division) -> Posterior:
-    error = None
+def _all_rows(mu: Tensor, logvar: Tensor, samples: int, division: Division) -> Posterior:
+    """Return the posteriors of all processes, in working precision."""
+    both, error, agree = torch.empty(0), None, {"num_samples": samples}
     try:
         check_tensors(mu=mu, logvar=logvar)
         check_finite("mu", mu)
         check_finite("logvar", logvar)
+        own = Posterior(mu, mu, logvar).detach().in_working_precision()
+        both = torch.cat([own.mu, own.logvar], 1)
     except (TypeError, ValueError) as found:
         error = found  # which the other processes have to hear of
     with torch.no_grad():
-        mu = division.rows(mu if isinstance(mu, Tensor) else torch.empty(0), error)
-        logvar = division.rows(logvar)
-    return Posterior(mu, mu, logvar).detach()
+        mu, logvar = division.rows(both, agree, error).chunk(2, dim=1)
+    return Posterior(mu, mu, logvar)
 
 
 def _divided(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Union
 
 import torch
@@ -70,38 +71,45 @@ class GlobalBatch:
     ----------
     group : ProcessGroup
         From :func:`resolve_group`.
-    tensor : Tensor, shape (M, D)
-        This process's rows.
-    dataset_size : int
-        N, the same in every process.
+    rows : Tensor, shape (M, D)
+        This process's rows, in the dtype in which they are gathered.
+    agree : mapping of str to int
+        What must be the same in every process, by the name that errors give it, beside D and the
+        dtype. The names are the same in all of them.
     error : Exception, optional
         Why this process cannot take part. It is raised here, and every other process raises too.
 
     Raises
     ------
     ValueError
-        If a process has no rows, or cannot take part, or D or N differ.
+        If a process has no rows, or cannot take part, or they do not agree.
     """
 
     def __init__(
         self,
         group: ProcessGroup,
-        tensor: Tensor,
-        dataset_size: int,
+        rows: Tensor,
+        agree: Mapping[str, int],
         error: Exception | None = None,
     ) -> None:
         self.group = group
         self.rank = distributed.get_rank(group)
-        rows, dim = tensor.shape if tensor.dim() == 2 else (0, 0)
-        state = _FINE if error is None else _EMPTY if rows == 0 else _REFUSED
-        said = torch.tensor([state, rows, dim, dataset_size], device=tensor.device)
-        answers = [torch.empty_like(said) for _ in range(distributed.get_world_size(group))]
-        distributed.all_gather(answers, said, group)
+        count, dim = rows.shape if rows.dim() == 2 else (0, 0)
+        state = _FINE if error is None else _EMPTY if count == 0 else _REFUSED
+        bits = torch.finfo(rows.dtype).bits if rows.is_floating_point() else 0
+        said = {"the D of z, mu and logvar": dim, "their bits of precision": bits, **agree}
+        answers = _exchanged(group, [state, count, *said.values()])
         if error is not None:
             raise error
-        states, rows_of_all, dims, sizes = torch.stack(answers).T.tolist()
-        _check_agreement(states, dims, sizes)
-        self.rows: list[int] = rows_of_all
+        self.rows: list[int]
+        states, self.rows, *values = (list(column) for column in zip(*answers, strict=True))
+        _check_states(states)
+        for name, by_rank in zip(said, values, strict=True):
+            if len(set(by_rank)) > 1:
+                raise ValueError(
+                    f"{name} must be the same in every process of process_group; got {by_rank} "
+                    "by rank"
+                )
 
     @property
     def size(self) -> int:
@@ -144,13 +152,15 @@ class Division:
             self.rank = distributed.get_rank(self.group)
             self.count = distributed.get_world_size(self.group)
 
-    def rows(self, tensor: Tensor, error: Exception | None = None) -> Tensor:
-        """Return the rows of all processes, or raise in each of them if one cannot take part."""
+    def rows(
+        self, tensor: Tensor, agree: Mapping[str, int], error: Exception | None = None
+    ) -> Tensor:
+        """Return the rows of all processes, or raise in each of them, as :class:`GlobalBatch`."""
         if self.group is None:
             if error is not None:
                 raise error
             return tensor
-        return GlobalBatch(self.group, tensor, 0, error).all(tensor)
+        return GlobalBatch(self.group, tensor, agree, error).all(tensor)
 
     def mine(self, size: int) -> range:
         """Return which of so many pieces of work are this process's."""
@@ -189,7 +199,18 @@ class _Gather(torch.autograd.Function):
         return total[distributed.get_rank(ctx.group)], None
 
 
-def _check_agreement(states: list[int], dims: list[int], sizes: list[int]) -> None:
+def _exchanged(group: ProcessGroup, numbers: list[int]) -> list[list[int]]:
+    """Return every process's numbers, in the order of the ranks."""
+    # NCCL takes no tensor of the CPU, and the rows of a process that is refused may be anywhere.
+    device = "cuda" if "nccl" in distributed.get_backend(group) else "cpu"
+    own = torch.tensor(numbers, device=device)
+    answers = [torch.empty_like(own) for _ in range(distributed.get_world_size(group))]
+    distributed.all_gather(answers, own, group)
+    gathered: list[list[int]] = torch.stack(answers).tolist()
+    return gathered
+
+
+def _check_states(states: list[int]) -> None:
     for state, complaint in (
         (_EMPTY, "have rows in every process of process_group; none came from"),
         (_REFUSED, "be valid in every process of process_group; they were refused in"),
@@ -197,9 +218,3 @@ def _check_agreement(states: list[int], dims: list[int], sizes: list[int]) -> No
         ranks = [str(rank) for rank, other in enumerate(states) if other == state]
         if ranks:
             raise ValueError(f"z, mu and logvar must {complaint} rank {', '.join(ranks)}")
-    for name, values in (
-        ("z, mu and logvar must have one D", dims),
-        ("dataset_size must be one", sizes),
-    ):
-        if len(set(values)) > 1:
-            raise ValueError(f"{name} in every process of process_group; got {values} by rank")

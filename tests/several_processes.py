@@ -106,17 +106,48 @@ def complaint(own, **change):
     """Return what this process is told of a call that one process gets wrong."""
     x, noise, _ = (part[own] for part in batch(0))
     z, mu, logvar = noise, x[:, :DIM], noise
-    size = N
+    size, given = change.get("everywhere", N), {}
     if distributed.get_rank() == 1:
         z, mu, logvar = (t[:, : change.get("dim")][: change.get("rows")] for t in (z, mu, logvar))
-        size = change.get("size", N)
+        size = change.get("size", size)
+        z, mu, logvar = (t.to(change.get("dtype", t.dtype)) for t in (z, mu, logvar))
+        if "items" in change:
+            given = {"items": torch.arange(len(z))}
         if "value" in change:
             mu = mu.clone()
             mu[0, 0] = change["value"]
     try:
-        TCDecomposition(beta=6, process_group="world")(z, mu, logvar, size)
+        TCDecomposition(beta=6, process_group="world")(z, mu, logvar, size, **given)
     except ValueError as error:
         return str(error)
+
+
+def bank_complaints(own):
+    """Return what this process is told of banks that one process, or all, get wrong."""
+    x, noise, items = (part[own] for part in batch(0))
+    posterior = Posterior(noise, x[:, :DIM], noise)
+    criterion = TCDecomposition(beta=6, process_group="world")
+    shared, local = PosteriorBank(9, process_group="world"), PosteriorBank(9)
+    first = distributed.get_rank() == 0
+
+    def use(bank):
+        criterion(posterior.z, posterior.mu, posterior.logvar, N, items=items, bank=bank)
+
+    calls = {
+        "push": lambda: shared.push("nothing" if first else posterior, items),
+        "push items": lambda: shared.push(posterior, None if first else items),
+        "local": lambda: use(local),
+        "one process": lambda: use(None if first else filled),
+    }
+    filled = PosteriorBank(9, process_group="world")
+    filled.push(posterior, items + SIZE)
+    said = {}
+    for name, call in calls.items():
+        try:
+            call()
+        except (TypeError, ValueError) as error:
+            said[name] = str(error)
+    return {**said, "held": len(shared)}
 
 
 def main(rank, cuts, folder):
@@ -131,6 +162,10 @@ def main(rank, cuts, folder):
     result["no rows"] = complaint(rows, rows=0)
     result["dim"] = complaint(rows, dim=2)
     result["size"] = complaint(rows, size=99)
+    result["dtype"] = complaint(rows, dtype=torch.float32)
+    result["items"] = complaint(rows, items=True)
+    result["small"] = complaint(rows, everywhere=SIZE - 1)
+    result["bank"] = {"train": result["bank"], **bank_complaints(rows)}
     result["nan"] = complaint(rows, value=float("nan"))
     if rank == 0:  # equal weights ask nobody: this would wait for the others if they did
         z, mu, logvar = (part[rows] for part in torch.randn(3, SIZE, DIM))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from strategies import draw_posterior
-from tcdecomp import TCDecomposition, decompose
+from tcdecomp import TCDecomposition
 
 SCRIPT = Path(__file__).parent / "several_processes.py"
 
@@ -36,7 +36,7 @@ def ranks(request, tmp_path_factory):
 @pytest.mark.parametrize("loss", ["mss", "jackknife", "inclusive", "bank"])
 def test_losses_and_trained_weights_are_those_of_one_process(ranks, loss):
     for rank in ranks:
-        assert max(rank[loss]) < 1e-12
+        assert max(rank["bank"]["train"] if loss == "bank" else rank[loss]) < 1e-12
 
 
 @pytest.mark.parametrize("marginals", ["quadrature", "samples alone"])
@@ -65,23 +65,35 @@ def test_a_process_that_is_refused_makes_all_raise(ranks):
         assert want in rank["nan"]
 
 
-def test_what_must_be_the_same_everywhere(ranks):
-    others = ", ".join(["3"] * (len(ranks) - 2))
+@pytest.mark.parametrize(
+    ("case", "text"),
+    [
+        ("dim", "the D of z, mu and logvar must be the same in every process"),
+        ("dim", "process of process_group; got [3, 2"),
+        ("dtype", "their bits of precision must be the same"),
+        ("size", "dataset_size must be the same in every process of process_group; got [100, 99"),
+        ("items", "whether there are items must be the same"),
+        ("small", "at least the batch size M = 12; got 11"),
+    ],
+)
+def test_what_must_be_the_same_everywhere(ranks, case, text):
+    assert all(text in rank[case] for rank in ranks)
+
+
+def test_a_push_that_is_refused_in_one_process_is_refused_in_all(ranks):
+    first, *others = [rank["bank"] for rank in ranks]
+    assert first["push"] == "posterior must be a Posterior; got str"
+    for bank in others:
+        assert "none came from rank 0" in bank["push"]
+    for bank in (first, *others):
+        assert "whether there are items must be the same" in bank["push items"]
+        assert bank["held"] == 0
+
+
+def test_a_bank_must_be_shared_as_the_batch_is(ranks):
     for rank in ranks:
-        assert (
-            f"must have one D in every process of process_group; got [3, 2{', ' * bool(others)}"
-            in (rank["dim"])
-        )
-        assert (
-            "dataset_size must be one in every process of process_group; got [100, 99"
-            in (rank["size"])
-        )
-
-
-def test_n_is_compared_with_the_whole_batch():
-    """By one process alone: its own rows are the whole batch."""
-    with pytest.raises(ValueError, match="at least the batch size M = 5; got 3"):
-        decompose(*draw_posterior(0, 5, 2), 3)
+        assert "bank must be shared by the criterion's processes" in rank["bank"]["local"]
+        assert "the entries of the bank must be the same" in rank["bank"]["one process"]
 
 
 @pytest.mark.parametrize(

@@ -370,7 +370,8 @@ def the_trainer_keeps_both_alike():
         the_trainer_keeps_both_alike,
     ],
 )
-def test_in_two_processes(function):
+def test_in_two_processes(function, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # accelerate warns where it has to choose
     debug_launcher(function, num_processes=2)
 
 
