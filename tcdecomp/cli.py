@@ -18,8 +18,7 @@ from typing import Any
 
 from tcdecomp.npz import FileError, read_npz
 from tcdecomp.registry import survey
-from tcdecomp.report import Report
-from tcdecomp.scoring import score
+from tcdecomp.scoring import Report, score
 
 __all__ = ["main"]
 

@@ -26,9 +26,10 @@ from torch.utils.data import (
 
 import lightning_models
 from strategies import draw_posterior, grids, separated
-from tcdecomp import Posterior, collection, decompose_dataset, hookimpl, mig_score, plugins, score
+from tcdecomp import Posterior, decompose_dataset, hookimpl, mig_score, plugins, score
 from tcdecomp.metrics import mutual_info_gap
 from tcdecomp.plugins import NoAdapterError
+from tcdecomp.scoring import collection
 from tolerances import assert_close
 
 SIZE, PIXELS, DIM = 60, 6, 3

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from tcdecomp.metrics import MutualInfoGap
 from tcdecomp.metrics.columns import FloatArray
-from tcdecomp.units import Estimate
+from tcdecomp.scoring.units import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from tcdecomp.report import Report
+    from tcdecomp.scoring.report import Report
 
 __all__ = ["LABELS", "draw", "needed"]
 
@@ -56,7 +56,7 @@ def needed(module: str, method: str) -> Any:
 
 
 def draw(report: Report, figure: Figure | None) -> Figure:
-    """Draw what :meth:`tcdecomp.report.Report.plot` says."""
+    """Draw what :meth:`tcdecomp.scoring.Report.plot` says."""
     panels: list[Callable[[Axes], None]] = []
     if estimates := report.estimates():
         panels.append(partial(_draw_terms, estimates=estimates))

@@ -15,7 +15,6 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution
 
 from tcdecomp.checks import check_finite
-from tcdecomp.collection import collect
 from tcdecomp.dataset import checked_samples
 from tcdecomp.groups import decompose_groups
 from tcdecomp.loaders import factors_of, varying_factors
@@ -25,8 +24,9 @@ from tcdecomp.metrics.inputs import read_columns
 from tcdecomp.plugins import as_posterior
 from tcdecomp.posterior import Posterior
 from tcdecomp.priors import Prior, check_prior
-from tcdecomp.report import Report
-from tcdecomp.units import active_units, by_activity, check_threshold, grouped_tc
+from tcdecomp.scoring.collection import collect
+from tcdecomp.scoring.report import Report
+from tcdecomp.scoring.units import active_units, by_activity, check_threshold, grouped_tc
 
 __all__ = ["score"]
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tcdecomp.dataset import DatasetTerms
 from tcdecomp.metrics import MutualInfoGap
 from tcdecomp.metrics.columns import FloatArray
-from tcdecomp.plots import LABELS, draw, needed
-from tcdecomp.units import Estimate, GroupedTC
+from tcdecomp.scoring.plots import LABELS, draw, needed
+from tcdecomp.scoring.units import Estimate, GroupedTC
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
