@@ -12,7 +12,7 @@ from torch import Tensor
 from tcdecomp import jackknife
 from tcdecomp.autocast import no_autocast
 from tcdecomp.bank import PosteriorBank
-from tcdecomp.checks import check_labels
+from tcdecomp.checks import check_distinct, check_labels
 from tcdecomp.components import Components
 from tcdecomp.distributed import GlobalBatch, Group, resolve_group
 from tcdecomp.estimators import Estimator, mss_jackknife, resolve
@@ -77,7 +77,7 @@ class Batch:
             self.posterior, size, self.world = _agreed(group, *given)
         with no_autocast(self.posterior.z.device):
             self.prior = factors_of(prior, self.posterior)
-            self.components, self.own = self._components(items, bank, size)
+            self.components, self.own = self._components(items, bank, size, validate)
         self.dataset_size = size
         self.estimator = resolve(estimator)
         if group is None or self.world is not None:
@@ -118,7 +118,7 @@ class Batch:
         return loss
 
     def _components(
-        self, items: Tensor | None, bank: PosteriorBank | None, size: int
+        self, items: Tensor | None, bank: PosteriorBank | None, size: int, validate: bool
     ) -> tuple[Components, Posterior]:
         """Return what q(z) is a mixture of, own rows first, and each point with its own."""
         mu, logvar = self.posterior.mu, self.posterior.logvar
@@ -127,6 +127,8 @@ class Batch:
             mu, logvar = torch.cat([mu, others[0]]), torch.cat([logvar, others[1]])
             if items is not None:
                 items = self.world.all(items[:, None])[:, 0]
+        if items is not None and validate and not torch.compiler.is_compiling():
+            check_distinct("items", items)
         held = None if bank is None else bank.others(mu, items, size)
         if held is None:
             return Components(mu, logvar), self.posterior
@@ -137,7 +139,9 @@ class Batch:
     def _log_mixture(self) -> tuple[Tensor, Tensor]:
         """Return the estimated log q(z), shape (M,), and log q(z_j), shape (M, D)."""
         if self.estimator is mss_jackknife:
-            return jackknife.log_mixture(self.own, self.components, self.dataset_size)
+            return jackknife.log_mixture(
+                self.own, self.components, self.dataset_size, kernel=self.kernel
+            )
         return log_mixture(self._log_sums(), *self.weights)
 
     def _log_sums(self) -> LogSums:

@@ -8,7 +8,7 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
-__all__ = ["check_finite", "check_labels", "check_tensors", "checked_int"]
+__all__ = ["check_distinct", "check_finite", "check_labels", "check_tensors", "checked_int"]
 
 
 def checked_int(name: str, value: SupportsIndex, low: int) -> int:
@@ -79,6 +79,17 @@ def check_labels(name: str, labels: Tensor | None, mu: Tensor) -> None:
         )
     if labels.device != mu.device:
         raise ValueError(f"{name} must be on the device of mu, {mu.device}; got {labels.device}")
+
+
+def check_distinct(name: str, labels: Tensor) -> None:
+    """Raise a ValueError that names the first label that is there twice."""
+    values, counts = labels.unique(return_counts=True)
+    if len(values) < len(labels):
+        value, count = (part[counts > 1][0].item() for part in (values, counts))
+        raise ValueError(
+            f"{name} must be drawn without replacement, each at most once in a batch; got "
+            f"{value} {count} times"
+        )
 
 
 def check_finite(name: str, tensor: Tensor) -> None:

@@ -40,21 +40,25 @@ def evaluate(
     """
     if condition is None:
         return ask(Batch(z, mu, logvar, dataset_size, **options))  # type: ignore[arg-type]
-    for name in ("items", "bank", "process_group"):
+    for name in ("bank", "process_group", "items"):
         if options.get(name) is not None:
             raise ValueError(
-                f"{name} must be None where a condition is given; got {options[name]!r}"
+                f"{name} must be None where a condition is given; got "
+                f"{type(options[name]).__name__}"
             )
-    check_labels("condition", condition, Posterior(z, mu, logvar).mu)
+    posterior = Posterior(z, mu, logvar)
+    check_labels("condition", condition, posterior.mu)
     if not isinstance(dataset_size, Mapping):
         raise TypeError(
             "dataset_size must map each label to its number of items where a condition is given; "
             f"got {dataset_size!r} ({type(dataset_size).__name__})"
         )
-    parts = list(_parts(condition, dataset_size))
-    answers = [ask(Batch(z[rows], mu[rows], logvar[rows], size, **options)) for rows, size in parts]
+    if options["validate"] and not torch.compiler.is_compiling():
+        posterior.check_values()  # of the whole batch, whose rows an error numbers
+    batches = dict(_batches(posterior, condition, dataset_size, {**options, "validate": False}))
+    answers = [ask(batch) for batch in batches.values()]
     combine = _COMBINE[options["reduction"]]
-    rows_of_parts = [rows for rows, _ in parts]
+    rows_of_parts = [_rows_of(label, condition) for label in batches]
     if isinstance(answers[0], Tensor):
         return combine(rows_of_parts, answers)
     mi, tc, dimension_wise_kl, kl = (list(term) for term in zip(*answers, strict=True))
@@ -66,27 +70,35 @@ def evaluate(
     )
 
 
-def _parts(
-    condition: Tensor, dataset_size: Mapping[int, SupportsIndex]
-) -> Iterator[tuple[Tensor, int]]:
-    """Yield the indices of each label's rows, and its N."""
+def _batches(
+    posterior: Posterior,
+    condition: Tensor,
+    dataset_size: Mapping[int, SupportsIndex],
+    options: Mapping[str, Any],
+) -> Iterator[tuple[int, Batch]]:
+    """Yield each label and the batch of its rows."""
     for label in torch.unique(condition).tolist():
-        rows = (condition == label).nonzero().squeeze(1)
         if label not in dataset_size:
             raise ValueError(
                 f"dataset_size must have a number of items for each label; got none for {label}"
             )
+        rows = _rows_of(label, condition)
         try:
             size = checked_size(dataset_size[label], len(rows))
+            if len(rows) == 1 and size > 1:
+                raise ValueError(
+                    "condition must have at least two rows of each label that has more than one "
+                    f"item; got 1 row for {size} items. Draw larger batches, or each label's rows "
+                    "together"
+                )
+            z, mu, logvar = (t[rows] for t in (posterior.z, posterior.mu, posterior.logvar))
+            yield label, Batch(z, mu, logvar, size, **options)
         except (TypeError, ValueError) as error:
             raise type(error)(f"label {label}: {error}") from None
-        if len(rows) == 1 and size > 1:
-            raise ValueError(
-                "condition must have at least two rows of each label that has more than one item; "
-                f"label {label} has 1 row for {size} items. Draw larger batches, or each label's "
-                "rows together"
-            )
-        yield rows, size
+
+
+def _rows_of(label: int, condition: Tensor) -> Tensor:
+    return (condition == label).nonzero().squeeze(1)
 
 
 def _mean(rows: list[Tensor], values: list[Tensor]) -> Tensor:

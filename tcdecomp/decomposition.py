@@ -48,7 +48,7 @@ def decompose(
         replacement: for a validation batch, the size of the validation set. With a condition, a
         mapping from each label to its number of items.
     items : Tensor, shape (M,), integer, optional
-        The data-set indices of the rows, by which a bank knows them.
+        The data-set indices of the rows, each once, by which a bank knows them.
     bank : PosteriorBank, optional
         Earlier posteriors of other items, which join the components of q(z); see
         :class:`tcdecomp.bank.PosteriorBank`.
@@ -70,8 +70,8 @@ def decompose(
         results over processes is the mean over the whole batch, and gradients averaged over
         processes, as DistributedDataParallel does, are those of one process.
     validate : bool
-        Refuse values that are not finite, and z equal to mu. The look waits for an accelerator;
-        under ``torch.compile`` it is left out.
+        Refuse values that are not finite, z equal to mu, and items that are there twice. The look
+        waits for an accelerator; under ``torch.compile`` it is left out.
     kernel : {"auto", "dense", "lean"}
         "lean" needs memory for O(M D), "dense" for O(M^2 D) but serves every transform of
         torch.func, forward-mode differentiation included; "auto" chooses by size.

@@ -21,12 +21,14 @@ which log1p of the negative share is accurate.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, inf
 from torch.utils.checkpoint import checkpoint
 
 from tcdecomp.components import Components
+from tcdecomp.kernels import Kernel
 from tcdecomp.posterior import Posterior, log_normal
 
 __all__ = ["jackknifed", "log_mixture"]
@@ -35,7 +37,7 @@ TILE = 2**20  # elements of an intermediate tensor
 
 
 def log_mixture(
-    points: Posterior, components: Components, dataset_size: int
+    points: Posterior, components: Components, dataset_size: int, *, kernel: Kernel = "auto"
 ) -> tuple[Tensor, Tensor]:
     """Return the jackknifed log q(z), shape (M,), and log q(z_j), shape (M, D), in nats.
 
@@ -50,27 +52,24 @@ def log_mixture(
         The first M are the points' own, in order; there are at least 3, or 1 where N = 1.
     dataset_size : int
         N.
+    kernel : {"auto", "dense", "lean"}
+        "dense" takes all rows at once, which every transform of torch.func allows.
     """
     mu, logvar, _ = components
-    rows = max(1, TILE // (mu.shape[0] * (mu.shape[1] + 1)))
     own = log_normal(points.z, points.mu, points.logvar)
     own = torch.cat([own, own.sum(1, keepdim=True)], 1)
-    parts = [
-        checkpoint(
-            _rows,
-            *part,
-            mu,
-            logvar,
-            start * rows,
-            dataset_size,
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
-        for start, part in enumerate(
-            zip(torch.split(points.z, rows), torch.split(own, rows), strict=True)
-        )
-    ]
-    densities = torch.cat(parts)
+    rows = max(1, TILE // (mu.shape[0] * (mu.shape[1] + 1)))
+    if kernel == "dense" or rows >= len(own):
+        densities = _rows(points.z, own, mu, logvar, 0, dataset_size)
+        return densities[:, -1], densities[:, :-1]
+    parts = zip(torch.split(points.z, rows), torch.split(own, rows), strict=True)
+    options: Any = {"use_reentrant": False, "preserve_rng_state": False}
+    densities = torch.cat(
+        [
+            checkpoint(_rows, *part, mu, logvar, index * rows, dataset_size, **options)
+            for index, part in enumerate(parts)
+        ]
+    )
     return densities[:, -1], densities[:, :-1]
 
 

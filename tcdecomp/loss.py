@@ -36,9 +36,8 @@ class TCDecomposition(nn.Module):
     alpha, beta, gamma : float
         Weights of index-code MI, total correlation and dimension-wise KL. beta-TCVAE:
         ``beta > 1`` alone. A negative alpha rewards mutual information; beta and gamma are at
-        least 0. They are plain attributes, which a schedule may set at any step. (torch.compile
-        compiles a module anew for each value of an attribute: with a schedule, compile
-        :meth:`decompose` and weigh its terms outside.)
+        least 0. They are plain attributes, which a schedule may set at any step: to floats where
+        the module is compiled, since torch.compile compiles it anew for each int.
     estimator : {"mss", "mss-jackknife", "mws", "inclusive"} or callable
         How a batch stands for the data set; see :mod:`tcdecomp.estimators`.
     kl : {"closed", "sampled"}
@@ -53,12 +52,13 @@ class TCDecomposition(nn.Module):
         nothing is estimated, and each process returns the mean over its own rows without asking
         the others. A module with a ProcessGroup cannot be copied or pickled, with "world" it can.
     validate : bool, optional
-        Whether each call looks for values that are not finite, and for z equal to mu. None does
-        so on the CPU only: on an accelerator the look would stall every step. Under
-        ``torch.compile`` there is none.
+        Whether each call looks for values that are not finite, for z equal to mu, and for items
+        that are there twice. None does so on the CPU only: on an accelerator the look would stall
+        every step. Under ``torch.compile`` there is none.
     kernel : {"auto", "dense", "lean"}
         As in :func:`tcdecomp.decompose`; with reduction "mean", "auto" is lean at any size. Nested
-        transforms of torch.func need "dense", and vmap needs ``validate=False``.
+        transforms of torch.func need "dense", and vmap needs ``validate=False``. A bank with
+        items and a process group break torch.compile's graph: not with ``fullgraph=True``.
 
     Raises
     ------

@@ -116,6 +116,8 @@ def complaint(own, **change):
         if "value" in change:
             mu = mu.clone()
             mu[0, 0] = change["value"]
+    if "repeated" in change:  # each process by itself has every item once
+        given = {"items": torch.arange(len(z))}
     try:
         TCDecomposition(beta=6, process_group="world")(z, mu, logvar, size, **given)
     except ValueError as error:
@@ -164,6 +166,7 @@ def main(rank, cuts, folder):
     result["size"] = complaint(rows, size=99)
     result["dtype"] = complaint(rows, dtype=torch.float32)
     result["items"] = complaint(rows, items=True)
+    result["repeated"] = complaint(rows, repeated=True)
     result["small"] = complaint(rows, everywhere=SIZE - 1)
     result["bank"] = {"train": result["bank"], **bank_complaints(rows)}
     result["nan"] = complaint(rows, value=float("nan"))

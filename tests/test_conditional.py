@@ -88,7 +88,7 @@ ERRORS = {
     "no size": ({"dataset_size": {0: 9, 3: 9}}, ValueError, "got none for 7"),
     "small": ({"dataset_size": {**SIZES, 0: 2}}, ValueError, "label 0: .*batch size M = 4; got 2"),
     "float size": ({"dataset_size": {**SIZES, 0: 9.5}}, TypeError, "label 0: .* must be an int"),
-    "lonely": ({"dataset_size": {**SIZES, 7: 30}}, ValueError, "label 7 has 1 row for 30 items"),
+    "lonely": ({"dataset_size": {**SIZES, 7: 30}}, ValueError, "label 7: .* got 1 row for 30"),
     "bank": ({"bank": PosteriorBank(4)}, ValueError, "bank must be None where a condition"),
     "items": ({"items": LABELS}, ValueError, "items must be None where a condition is given"),
 }
@@ -101,6 +101,19 @@ def test_errors(case, weights):
     options = {"dataset_size": SIZES, "condition": LABELS, **change}
     with pytest.raises(error, match=text):
         TCDecomposition(**weights)(*BATCH, options.pop("dataset_size"), **options)
+
+
+def test_a_label_too_small_for_the_estimator_is_named():
+    labels = torch.tensor([3, 0, 0, 7, 3, 0, 0, 0])
+    with pytest.raises(ValueError, match=r"label 3: .* M >= 3 rows"):
+        decompose(*BATCH, SIZES, condition=labels, estimator="mss-jackknife")
+
+
+def test_a_value_that_is_not_finite_is_found_in_the_whole_batch():
+    mu = BATCH[1].clone()
+    mu[6, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"^mu must be finite; got nan at row 6, column 1"):
+        decompose(BATCH[0], mu, BATCH[2], SIZES, condition=LABELS)
 
 
 def test_a_mapping_without_a_condition_is_refused():

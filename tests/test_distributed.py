@@ -73,6 +73,10 @@ def test_a_process_that_is_refused_makes_all_raise(ranks):
         ("dtype", "their bits of precision must be the same"),
         ("size", "dataset_size must be the same in every process of process_group; got [100, 99"),
         ("items", "whether there are items must be the same"),
+        (
+            "repeated",
+            "items must be drawn without replacement, each at most once in a batch; got",
+        ),
         ("small", "at least the batch size M = 12; got 11"),
     ],
 )

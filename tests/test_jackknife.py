@@ -110,6 +110,18 @@ def test_memory_is_linear_in_the_batch(monkeypatch):
     assert 0 < max(kept) <= 200 * 3
 
 
+@pytest.mark.parametrize("kernel", ["auto", "dense"])
+def test_transforms_of_torch_func(kernel, monkeypatch):
+    if kernel == "dense":
+        monkeypatch.setattr(jackknife, "TILE", 1)
+    z, mu, logvar = draw_posterior(0, 6, 2)
+    criterion = TCDecomposition(beta=6, estimator="mss-jackknife", kernel=kernel)
+    got = torch.func.grad(lambda moved: criterion(z, moved, logvar, 100))(mu)
+    mu.requires_grad_()
+    (want,) = torch.autograd.grad(criterion(z, mu, logvar, 100), mu)
+    assert_close(got, want)
+
+
 def test_float32_stands_one_other_that_outweighs_the_rest():
     """Subtracting the largest other from the sum would leave nothing of the rest."""
     mu = torch.tensor([[0.0], [0.01], [7.0], [8.0], [9.0]])
