@@ -83,7 +83,7 @@ def check_labels(name: str, labels: Tensor | None, mu: Tensor) -> None:
 
 def check_distinct(name: str, labels: Tensor) -> None:
     """Raise a ValueError that names the first label that is there twice."""
-    values, counts = labels.unique(return_counts=True)
+    values, counts = torch.unique(labels, return_counts=True)
     if len(values) < len(labels):
         value, count = (part[counts > 1][0].item() for part in (values, counts))
         raise ValueError(
