@@ -23,7 +23,7 @@ from tcdecomp.checks import check_finite
 from tcdecomp.estimators import Estimator, mss_jackknife, resolve
 from tcdecomp.jackknife import jackknifed
 from tcdecomp.kernels import LogSums
-from tcdecomp.latents import Part, is_discrete, lies_in_support, parts_of
+from tcdecomp.latents import Part, is_discrete, lies_in_support, parts_of, saturates
 from tcdecomp.mixture import log_mixture
 from tcdecomp.priors import Prior
 from tcdecomp.terms import Terms
@@ -197,6 +197,12 @@ def _check_sample(part: Part) -> None:
     posterior, z, _, label = part
     if is_discrete(posterior):
         return
+    if saturates(z, posterior):
+        raise ValueError(
+            f"z{label} must not be rounded to the bounds of posterior{label}, where its density is "
+            f"lost; got a {type(posterior).__name__} sample at 0 or 1 in {z.dtype}. "
+            "LogitRelaxedBernoulli, for posterior, z and prior, has the same terms without rounding"
+        )
     try:
         mean, deviation = posterior.mean, posterior.stddev
     except NotImplementedError:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, constraints
 from torch.distributions.constraints import Constraint
+from torch.distributions.transforms import SigmoidTransform
 
 from tcdecomp.autocast import no_autocast
 from tcdecomp.priors import Prior, check_prior
 
-__all__ = ["Part", "is_discrete", "lies_in_support", "parts_of"]
+__all__ = ["Part", "is_discrete", "lies_in_support", "parts_of", "saturates"]
 
 
 class Part(NamedTuple):
@@ -77,6 +78,14 @@ def lies_in_support(z: Tensor, distribution: Distribution) -> bool:
     """Tell whether all values do, as far as the distribution says; it waits for an accelerator."""
     support = _support(distribution)
     return support is None or bool(support.check(z).all())  # type: ignore[no-untyped-call]
+
+
+def saturates(z: Tensor, distribution: Distribution) -> bool:
+    """Tell whether a value was cut off where torch's sigmoid is; it waits for an accelerator."""
+    if not any(isinstance(t, SigmoidTransform) for t in getattr(distribution, "transforms", ())):
+        return False
+    limits = torch.finfo(z.dtype)
+    return bool(((z <= limits.tiny) | (z >= 1 - limits.eps)).any())
 
 
 def _part(posterior: Any, z: Any, prior: Any, label: str = "") -> Part:

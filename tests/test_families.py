@@ -33,6 +33,8 @@ from torch.distributions import (
     StudentT,
     Uniform,
 )
+from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
+from torch.distributions.transforms import SigmoidTransform
 
 import reference
 from strategies import batches, draw_posterior
@@ -112,6 +114,11 @@ def binary_concrete(x, temperature, logit):
     return t * alpha * x ** (-t - 1) * (1 - x) ** (-t - 1) / odds**2
 
 
+def logit_concrete(x, temperature, logit):
+    """The same paper, appendix B.1.1: a logistic variable, moved and divided by t."""
+    return stats.logistic.pdf(x, logit / temperature, 1 / temperature)
+
+
 def concrete(x, temperature, logits):
     """Maddison, Mnih, Teh (2017), eq. 10."""
     t, alpha = temperature, np.exp(logits)
@@ -159,6 +166,12 @@ def families():
             RelaxedBernoulli(t, probs=half),
             lambda x, k, j: binary_concrete(x, 0.7, a[k, j]),
             lambda x, j: binary_concrete(x, 0.7, math.log(0.4 / 0.6)),
+        ),
+        "LogitRelaxedBernoulli": (
+            LogitRelaxedBernoulli(t, logits=loc),
+            LogitRelaxedBernoulli(t, probs=half),
+            lambda x, k, j: logit_concrete(x, 0.7, a[k, j]),
+            lambda x, j: logit_concrete(x, 0.7, math.log(0.4 / 0.6)),
         ),
         "RelaxedOneHotCategorical": (
             RelaxedOneHotCategorical(t, logits=logits),
@@ -318,6 +331,27 @@ def test_parts_are_the_concatenation_of_their_latents(batch, cut):
     parts = [normal(mu[:, part], logvar[:, part]) for part in cuts]
     got = decompose_family(parts, [z[:, part] for part in cuts], size)
     assert_close(torch.stack(got), torch.stack(decompose(*batch)))
+
+
+def test_logits_have_the_terms_of_what_they_are_the_logits_of():
+    """The terms do not change under a function of each latent that can be undone."""
+    loc, (t, even) = draw(M, D), torch.tensor([0.7, 0.4], dtype=torch.float64)
+    logit, flat = LogitRelaxedBernoulli(t, logits=loc), LogitRelaxedBernoulli(t, probs=even)
+    z = logit.sample()
+    options = {"kl": "sampled"}
+    want = decompose_family(logit, z, N, prior=flat, **options)
+    bounded, prior = RelaxedBernoulli(t, logits=loc), RelaxedBernoulli(t, probs=even)
+    got = decompose_family(bounded, z.sigmoid(), N, prior=prior, **options)
+    assert_close(torch.stack(got[:3]), torch.stack(want[:3]))
+
+
+def test_a_rounded_sample_is_refused():
+    posterior = RelaxedBernoulli(torch.tensor(0.1), logits=torch.zeros(M, D))
+    for value in (-200.0, 200.0):
+        z = torch.full((M, D), 0.5)
+        z[1, 0] = SigmoidTransform()(torch.tensor(value))
+        with pytest.raises(ValueError, match="z must not be rounded to the bounds of posterior"):
+            decompose_family(posterior, z, N, prior=Beta(2.0, 2.0), kl="sampled")
 
 
 def test_parts_of_several_families():
@@ -798,8 +832,8 @@ def _alone():
     distributed.destroy_process_group()
 
 
-def bank():
-    held = PosteriorBank(4)
+def bank(process_group=None):
+    held = PosteriorBank(4, process_group=process_group)
     held.push(Posterior(*draw_posterior(1, 4, D)))
     return held
 
@@ -833,6 +867,8 @@ def together(*names):
     options = {}
     for name in names:
         options |= FEATURES[name]() if name in FEATURES else {}
+    if {"bank", "process_group"} <= options.keys():
+        options["bank"] = bank("world")
     kinds = [name for name in names if name in CALLS]
     call = CALLS[kinds.pop(0) if kinds else "plain"]
     batch = draw_posterior(0, M, D)
