@@ -19,10 +19,10 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
-from tcdecomp.batch import KL, Batch
+from tcdecomp.batch import KL, Batch, check_options
 from tcdecomp.estimators import inclusive, mss
 from tcdecomp.kernels import Kernel
-from tcdecomp.priors import Prior
+from tcdecomp.priors import Prior, check_prior
 from tcdecomp.terms import Terms
 
 __all__ = ["Bracket", "Interval"]
@@ -55,13 +55,19 @@ class Bracket:
 
     It is a statement about expectations. One batch's values are estimates, with noise of their own:
     give it the batches of a pass, with the weights of the model unchanged, and it shows their
-    means, widened by two standard errors.
+    means, widened by two standard errors: of normal values they cover 95 % where the batches are
+    many, 92 % from 10 and 70 % from 2 (Student's t).
 
     Parameters
     ----------
     prior, kl, kernel : optional
         As in :func:`tcdecomp.decompose`. With ``kl="sampled"`` the noise of the samples' KL is
         in the bracket of the total correlation.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is not of its type, or unknown.
 
     Warns
     -----
@@ -85,6 +91,8 @@ class Bracket:
     """
 
     def __init__(self, *, prior: Prior = None, kl: KL = "closed", kernel: Kernel = "auto") -> None:
+        check_options(kl, "mean", kernel)
+        check_prior(prior)
         self._options = {"prior": prior, "kl": kl, "kernel": kernel}
         self._count, self._rows = 0, 0
         # Sums over batches of value, lower and upper of each term, and of their squares.

@@ -148,3 +148,12 @@ def test_bad_input():
     with pytest.raises(ValueError, match="z must be a sample"):
         bracket.update(mu, mu, logvar, 100)
     assert bracket.num_batches == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [({"kl": "exact"}, ValueError), ({"kernel": "fast"}, ValueError), ({"prior": 0}, TypeError)],
+)
+def test_options_are_checked_when_it_is_made(option, error):
+    with pytest.raises(error, match=f"{next(iter(option))} must be"):
+        Bracket(**option)

@@ -436,6 +436,7 @@ DIFFERENTIABLE = {
     "Laplace": lambda a, b: Laplace(a, b.exp()),
     "StudentT": lambda a, b: StudentT(4 + b.exp(), a, b.exp()),
     "RelaxedBernoulli": lambda a, b: RelaxedBernoulli(a.new_tensor(0.7), logits=a + b),
+    "LogitRelaxedBernoulli": lambda a, b: LogitRelaxedBernoulli(a.new_tensor(0.7), logits=a + b),
     "LogNormal": lambda a, b: LogNormal(a, b.exp()),
     "mixture": lambda a, b: MixtureSameFamily(
         Categorical(logits=torch.stack([a, b], -1)),
@@ -459,7 +460,9 @@ def test_gradients(name, estimator):
     torch.autograd.gradcheck(terms, (z, a, b))
 
 
-@pytest.mark.parametrize("name", ["Laplace", "StudentT", "RelaxedBernoulli"])
+@pytest.mark.parametrize(
+    "name", ["Laplace", "StudentT", "RelaxedBernoulli", "LogitRelaxedBernoulli"]
+)
 def test_a_reparameterised_sample_is_trained(name):
     a = draw(4, 2).requires_grad_()
     posterior = DIFFERENTIABLE[name](a, draw(4, 2, seed=1))
@@ -938,5 +941,7 @@ def test_the_table_of_families(row):
     assert ("None" in priors) == (posterior.support is Laplace.support)
     assert (closed == "yes") == (name in CLOSED)
     continuous = not posterior.support.is_discrete
-    assert trained == ("yes" if continuous and posterior.has_rsample else "values only")
+    # has_rsample is False for one that has it.
+    drawn = posterior.has_rsample or name == "LogitRelaxedBernoulli"
+    assert trained == ("yes" if continuous and drawn else "values only")
     assert prior is None or name in ("StudentT", *re.findall(r"`(\w+)`", priors))
