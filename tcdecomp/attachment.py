@@ -34,6 +34,10 @@ class Attachment:
     the KL's place. Either keeps the step's posterior, without its graph, so that whoever logs can
     have its :meth:`terms`. As a context manager it detaches at the end.
 
+    Whether the model's loss calls the method at all is not known before it does: where it goes past
+    it, the model trains with its own KL, and :meth:`terms` stays None. Look there after a first
+    step.
+
     Parameters
     ----------
     model : object
@@ -167,7 +171,7 @@ class Attachment:
         """Return the terms of the last batch, without a graph; None before the first.
 
         They are computed here, from the posterior that the step left: training does not wait for
-        terms that nobody asks for.
+        terms that nobody asks for. None after a step means that the step did not use the criterion.
 
         Raises
         ------
@@ -202,11 +206,19 @@ class Attachment:
         Raises
         ------
         ValueError
-            If it was detached before.
+            If it was detached before, or something else has taken the method's place since, a
+            wrapper around the attachment say. Nothing is changed then.
         """
         attributes = vars(self.model)
         if attributes.get(_RECORD) is not self:
             raise ValueError(f"{self!r} must be attached to be detached; it was detached before")
+        if attributes.get(self.method) is not self:
+            found = getattr(self.model, self.method, None)
+            name = getattr(found, "__qualname__", type(found).__qualname__)  # a repr may be long
+            raise ValueError(
+                f"{self!r} must still stand in the method's place to be detached; got {name} "
+                "there: take that off first"
+            )
         del attributes[_RECORD], attributes[self.method]
         if self._previous is not None:
             attributes[self.method] = self._previous

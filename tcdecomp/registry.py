@@ -239,7 +239,7 @@ def _manager_of(plugin: object, name: str) -> PluginManager:
 def _advice(hook: str, kind: type, packages: Sequence[str]) -> str:
     managers = (*_by_hand, *_adapters.values())
     loaded = [str(name) for manager in managers for name, _ in manager.list_name_plugin()]
-    taken = {"__main__", "builtins", *_claims()}
+    taken = {"__main__", *sys.stdlib_module_names, *_claims()}
     served = ", ".join(repr(name) for name in packages if name not in taken)
     return (
         f"no plugin implements {hook} for a model of type {kind.__module__}.{kind.__qualname__}. "

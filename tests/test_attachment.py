@@ -111,6 +111,36 @@ def test_detaching_twice_is_an_error():
         handle.detach()
 
 
+def wrap(model):
+    inner = model.step
+    model.step = lambda x: 10 * inner(x)
+
+
+@pytest.mark.parametrize(
+    ("disturb", "got"),
+    [
+        (wrap, r"wrap\.<locals>\.<lambda>"),
+        (lambda model: delattr(model, "step"), r"Model\.step"),
+        (lambda model: vars(model).update(step=nn.Identity()), "Identity"),
+    ],
+    ids=["wrapped", "deleted", "replaced"],
+)
+def test_detach_refuses_where_something_else_took_the_methods_place(disturb, got):
+    model = Model()
+    handle = attached(model)
+    disturb(model)
+    before = dict(vars(model))
+    with pytest.raises(
+        ValueError, match=rf"step, .* must still stand in .*; got {got} there: take that off"
+    ):
+        handle.detach()
+    assert vars(model) == before
+    assert Attachment.of(model) is handle
+    vars(model)["step"] = handle
+    handle.detach()
+    assert model.step(1).item() == 2
+
+
 def test_an_old_handle_does_not_detach_a_later_attachment():
     model = Model()
     old = attached(model)
@@ -304,6 +334,12 @@ def test_terms_are_those_of_the_last_step_and_carry_no_graph():
     assert_close(torch.stack(handle.terms()), torch.stack(criterion.decompose(z, mu, logvar, 100)))
     assert not handle.terms().kl.requires_grad
     copy.deepcopy(handle.model)
+
+
+def test_terms_stay_away_where_the_loss_goes_past_the_method():
+    handle = attached(model := Model())
+    Model.step(model, 1)
+    assert handle.terms() is None
 
 
 def test_the_framework_may_state_the_dataset_size():

@@ -1,5 +1,7 @@
 """Which adapter serves a model: precedence, loading and its failures, and what encode returns."""
 
+import abc
+import decimal
 import importlib
 import subprocess
 import sys
@@ -342,6 +344,14 @@ def test_no_adapter_says_what_to_do():
         plugins.NoAdapterError, match=r"the model's package\. Loaded: .*plain' of tcdecomp$"
     ):
         encode(nn.Identity(), None)
+
+
+def test_no_adapter_is_advised_for_the_standard_library():
+    with pytest.raises(plugins.NoAdapterError, match=r"named like the model's package\. Loaded"):
+        encode(decimal.Decimal(1), None)
+    named = type("Theirs", (abc.ABC,), {"__module__": "theirs.models"})()
+    with pytest.raises(plugins.NoAdapterError, match=r"the model's package \('theirs'\)\. Loaded"):
+        encode(named, None)
 
 
 # Attach

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import importlib
 import pickle
 from types import SimpleNamespace
 
@@ -46,6 +47,38 @@ def test_weights_of_one_change_no_bit_of_loss_gradient_and_random_numbers(pl):
         gradients = [parameter.grad for parameter in model.parameters()]
         runs.append([loss.detach(), *gradients, torch.get_rng_state()])
     assert all(torch.equal(*pair) for pair in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_the_gradient_reaches_logvar_too(pl, weight):
+    class Keeping(outsiders(pl)):
+        def kl(self, z, mu, logvar):
+            logvar.retain_grad()
+            self.logvar = logvar
+            return super().kl(z, mu, logvar)
+
+    plain, model = Keeping(), Keeping()
+    attach(model, TCDecomposition(alpha=weight, beta=weight, gamma=weight), SIZE)
+    for module in (plain, model):
+        torch.manual_seed(1)
+        step(module).backward()
+    of_kl = 0.5 * (plain.logvar.exp() - 1) / len(BATCH[0])
+    torch.testing.assert_close(model.logvar.grad, plain.logvar.grad + (weight - 1) * of_kl)
+
+
+def test_a_weight_on_the_modules_own_kl_is_not_that_of_the_excess(pl):
+    """The loss is recon + w KL + excess, so that all three terms weigh w - 1 more or less."""
+
+    class Weighted(outsiders(pl)):
+        def kl(self, z, mu, logvar):
+            return 0.25 * super().kl(z, mu, logvar)
+
+    plain, model, losses = Weighted(), Weighted(), []
+    handle = attach(model, TCDecomposition(beta=6), SIZE)
+    for module in (plain, model):
+        torch.manual_seed(1)
+        losses.append(step(module).detach())
+    torch.testing.assert_close(losses[1] - losses[0], 5 * handle.terms().total_correlation)
 
 
 def test_nothing_is_estimated_with_weights_of_one(pl, monkeypatch):
@@ -292,7 +325,17 @@ def test_a_compiled_module_trains_attached(pl):
     fit(pl, plain)
     torch.testing.assert_close(weights(model), weights(plain))
     Attachment.of(model).detach()
+    package = pl.LightningModule.__module__.partition(".core")[0]
+    importlib.import_module(f"{package}.utilities.compile").to_uncompiled(model)
     torch.manual_seed(1)
     loss = step(model)
     torch.manual_seed(1)
     torch.testing.assert_close(loss, type(model).training_step(model, BATCH, 0))
+
+
+def test_a_step_that_somebody_else_wrapped_is_not_detached_from(pl):
+    model = outsiders(pl)()
+    handle = attach(model, TCDecomposition(beta=6), SIZE)
+    model.training_step = passthrough(model.training_step)
+    with pytest.raises(ValueError, match=r"still stand in .* passthrough.* there: take that off"):
+        handle.detach()

@@ -53,7 +53,19 @@ def attach_to_step(module: Any, criterion: TCDecomposition, dataset_size: int | 
             f"training_step returns; in {name} call criterion(z, mu, logvar, dataset_size) there"
         )
     check_criterion(criterion, "Lightning")
-    return Attachment(module, "training_step", _training_step, criterion, dataset_size)
+    return _StepAttachment(module, "training_step", _training_step, criterion, dataset_size)
+
+
+class _StepAttachment(Attachment):
+    """An attachment that is detached in a compiled module, too."""
+
+    def detach(self) -> None:
+        # A Trainer wraps the steps of a compiled module, and can put back those before.
+        context = getattr(self.model, "_compiler_ctx", None) or {}
+        if context.get("original_training_step") is self:
+            vars(self.model)["training_step"] = self
+            context["original_training_step"] = self.original
+        super().detach()
 
 
 def _training_step(attachment: Attachment, *args: Any, **kwargs: Any) -> Any:
