@@ -19,6 +19,7 @@ from typing import Any
 from tcdecomp.npz import FileError, read_npz
 from tcdecomp.registry import survey
 from tcdecomp.scoring import Report, score
+from tcdecomp.scoring.plots import picture_kinds
 
 __all__ = ["main"]
 
@@ -131,6 +132,8 @@ def _add_score(commands: Any) -> None:
 
 
 def _score(options: argparse.Namespace) -> int:
+    if options.plot is not None:
+        _check_picture(options.plot)  # before what may take long
     mig = {"n_bins": options.n_bins, "discrete_factors": not options.continuous}
     try:
         values, factors = _read(options.file)
@@ -158,6 +161,17 @@ def _read(path: Path) -> tuple[Any, Any]:
     factors = arrays.pop("factors", None)
     values = tuple(arrays.values())  # in the order above
     return (values if len(values) > 1 else values[0]), factors
+
+
+def _check_picture(path: Path) -> None:
+    try:
+        kinds = picture_kinds()
+    except ImportError as error:
+        raise _CommandError(error) from error
+    if path.suffix.removeprefix(".").lower() not in kinds:
+        raise _CommandError(f"--plot must end in one of .{', .'.join(kinds)}; got {path}")
+    if not path.parent.is_dir():
+        raise _CommandError(f"--plot must lie in a folder that exists; got {path}")
 
 
 def _draw(report: Report, path: Path) -> None:

@@ -144,15 +144,27 @@ def test_a_picture_is_written(run, name):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("no/folder.png", "No such file or directory: 'no/folder.png'"),
-        ("score.xyz", "Format 'xyz' is not supported"),
+        ("no/folder.png", "--plot must lie in a folder that exists; got no/folder.png"),
+        ("score.xyz", "--plot must end in one of .*, .png, .*; got score.xyz"),
+        ("score", "--plot must end in one of .*; got score"),
     ],
 )
-def test_a_picture_that_cannot_be_written_is_one_line(run, path, message):
+def test_a_path_that_no_picture_can_have_is_refused_before_the_score(
+    run, path, message, monkeypatch
+):
     np.savez("codes.npz", codes=MU)
+    monkeypatch.setattr(cli, "score", None)
     status, out, err = run("score", "codes.npz", "--plot", path)
-    assert (status, out) == (1, f"{score(MU)}\n")
+    assert (status, out) == (1, "")
     assert re.fullmatch(rf"tcdecomp: error: .*{message}.*\n", err)
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(run):
+    np.savez("codes.npz", codes=MU)
+    Path("folder.png").mkdir()
+    status, out, err = run("score", "codes.npz", "--plot", "folder.png")
+    assert (status, out) == (1, f"{score(MU)}\n")
+    assert re.fullmatch(r"tcdecomp: error: .*Is a directory: 'folder.png'\n", err)
 
 
 def test_without_matplotlib_the_error_names_the_extra(run, monkeypatch):

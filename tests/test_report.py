@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tcdecomp import score
@@ -75,7 +76,9 @@ def test_columns_stand_one_above_another(kind):
 
 
 def test_what_there_is_not_is_not_printed():
-    assert "MIG" not in str(WITHOUT_FACTORS)
+    *others, last = str(WITHOUT_FACTORS).split("\n\n")
+    assert last == "no MIG: no factors found"
+    assert "MIG" not in "".join(others)
     assert "nats   " not in str(CODES)
     assert str(CODES).split("\n\n")[1].split() == [
         *("latent", "variance", "active"),
@@ -161,6 +164,21 @@ def test_frames_are_rows_that_go_together():
     assert frame.columns.is_unique
 
 
+@pytest.mark.parametrize("name", ["units", "threshold"])
+def test_latents_whose_columns_would_hide_others_are_refused(name):
+    report = score(pd.DataFrame(MOMENTS[0][:, :2], columns=[name, "kl"]), factors=FACTORS)
+    with pytest.raises(ValueError, match=f"codes must have .* got 'active_{name}' repeatedly"):
+        report.to_frame()
+
+
+def test_names_like_those_of_other_columns_keep_their_own():
+    names = ["kl", "variance"]
+    codes = pd.DataFrame(MOMENTS[0][:, :2], columns=names)
+    frame = score(codes, factors=pd.DataFrame(FACTORS, columns=names)).to_frame()
+    assert frame.columns.is_unique
+    assert {"variance_kl", "gap_kl", "best_latent_variance"} < set(frame.columns)
+
+
 # Drawn
 
 
@@ -188,6 +206,40 @@ def test_bars_and_cells_are_the_numbers():
     assert [text.get_text() for text in latents.get_legend().get_texts()] == ["active", "passive"]
     shares = WHOLE.mig.mutual_info / WHOLE.mig.factor_entropy
     np.testing.assert_array_equal(matrix.images[0].get_array(), shares)
+
+
+@pytest.mark.parametrize("threshold", [0, 10])
+def test_a_legend_stands_only_where_both_kinds_do(threshold):
+    axes = score(MOMENTS[0], active_threshold=threshold).plot().axes[0]
+    assert axes.get_legend() is None
+    assert WHOLE.plot().axes[1].get_legend().get_frame().get_alpha() == 0.9
+
+
+@pytest.mark.parametrize(
+    ("dim", "factors", "written"), [(20, 8, True), (21, 2, False), (2, 9, False)]
+)
+def test_numbers_are_written_where_they_can_be_read(dim, factors, written):
+    report = score(posteriors(dim)[0][0], factors=FACTORS[:, :1].expand(-1, factors))
+    assert len(report.plot().axes[1].texts) == (dim * factors if written else 0)
+
+
+def extents(figure, texts):
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    return [text.get_window_extent(renderer) for text in texts]
+
+
+@pytest.mark.parametrize("dim", [2, 10, 20, 64])
+@pytest.mark.parametrize("factors", [FACTORS, None])
+def test_no_label_meets_another_or_leaves_its_panel(dim, factors):
+    (mu, logvar), _ = posteriors(dim)
+    figure = score((5 * mu, logvar), factors=factors, num_samples=200).plot()
+    FigureCanvasAgg(figure).draw()
+    terms = figure.axes[0]
+    edge = terms.get_window_extent().x1
+    assert all(box.x1 < edge for box in extents(figure, terms.texts))
+    for axes in figure.axes[1:]:
+        boxes = extents(figure, axes.get_xticklabels())
+        assert not any(map(lambda a, b: a.overlaps(b), boxes, boxes[1:]))
 
 
 def test_into_a_figure_of_ones_own():

@@ -16,11 +16,15 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """The columns of one argument, each with a name and an array of shape (n,) and own dtype."""
+    """The columns of one argument, each with a name and an array of shape (n,) and own dtype.
+
+    ``index`` is that of a pandas frame or series: a name for each row.
+    """
 
     argument: str
     names: tuple[str, ...]
     arrays: tuple[NDArray[Any], ...]
+    index: Any = None
 
     @property
     def shape(self) -> tuple[int, int]:

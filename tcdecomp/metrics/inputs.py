@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tcdecomp.metrics.columns import Columns, FloatArray, is_missing, list_names
 
-__all__ = ["read_columns", "read_pair", "read_weight"]
+__all__ = ["check_rows", "read_columns", "read_pair", "read_weight"]
 
 
 def read_pair(
@@ -21,16 +21,27 @@ def read_pair(
     """Return codes, factors and weights of one length, without the rows of weight zero."""
     latents = read_columns(codes, "codes", "z")
     targets = read_columns(factors, "factors", "v", vector=True)
-    (n, _), (n_factors, _) = latents.shape, targets.shape
+    check_rows(latents, targets)
+    if sample_weight is None:
+        return latents, targets, None
+    weight = read_weight(sample_weight, latents.shape[0])
+    used = weight > 0
+    return latents.rows(used), targets.rows(used), weight[used]
+
+
+def check_rows(codes: Columns, factors: Columns) -> None:
+    """Refuse factors that are not, row by row, those of the codes."""
+    n, n_factors = codes.shape[0], factors.shape[0]
     if n != n_factors:
         raise ValueError(
             f"codes and factors must have one row per item each; got {n} and {n_factors} rows"
         )
-    if sample_weight is None:
-        return latents, targets, None
-    weight = read_weight(sample_weight, n)
-    used = weight > 0
-    return latents.rows(used), targets.rows(used), weight[used]
+    if not (codes.index is None or factors.index is None or codes.index.equals(factors.index)):
+        raise ValueError(
+            "factors must have the index of codes, since rows are paired in their order; got one "
+            "that differs. Pass factors.loc[codes.index], or if the order is right "
+            "factors.set_axis(codes.index)"
+        )
 
 
 def read_columns(data: object, argument: str, prefix: str, *, vector: bool = False) -> Columns:
@@ -46,7 +57,11 @@ def read_columns(data: object, argument: str, prefix: str, *, vector: bool = Fal
         Columns without a name of their own are called prefix0, prefix1, ...
     vector : bool, optional
         Whether one dimension is enough.
+
+    Columns that have been read are returned as they are.
     """
+    if isinstance(data, Columns):
+        return data
     if hasattr(data, "columns"):  # a data frame of any library, none of which need be installed
         columns = _frame_columns(data, argument)
     else:
@@ -90,7 +105,7 @@ def _frame_columns(frame: Any, argument: str) -> Columns:
             f"{argument} must have distinct column names; got {list_names(repeated)} repeatedly"
         )
     arrays = (_as_array(frame[name], argument) for name in frame.columns)
-    return Columns(argument, names, tuple(map(_native, arrays)))
+    return Columns(argument, names, tuple(map(_native, arrays)), _index(frame))
 
 
 def _array_columns(data: object, argument: str, prefix: str, vector: bool) -> Columns:
@@ -98,7 +113,7 @@ def _array_columns(data: object, argument: str, prefix: str, vector: bool) -> Co
     if array.ndim == 1 and vector:
         name = getattr(data, "name", None)  # a series has one
         own_name = f"{prefix}0" if name is None else str(name)
-        return Columns(argument, (own_name,), (_native(array),))
+        return Columns(argument, (own_name,), (_native(array),), _index(data))
     if array.ndim != 2:
         raise ValueError(
             f"{argument} must have shape (n, columns), one row per item"
@@ -107,6 +122,12 @@ def _array_columns(data: object, argument: str, prefix: str, vector: bool) -> Co
         )
     names = tuple(f"{prefix}{index}" for index in range(array.shape[1]))
     return Columns(argument, names, tuple(_native(column) for column in array.T))
+
+
+def _index(data: object) -> Any:
+    """Return the index of a pandas frame or series; other data, such as a list, has none."""
+    index = getattr(data, "index", None)
+    return index if hasattr(index, "equals") else None
 
 
 def _as_array(data: object, argument: str) -> NDArray[Any]:

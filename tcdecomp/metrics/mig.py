@@ -93,7 +93,8 @@ def mig_score(
         Computed on the CPU in float64.
     factors : array_like, shape (n, K) or (n,)
         The true factors of the same items, of any of these kinds, and also booleans, strings,
-        objects and categories. Each column of a data frame keeps its own dtype.
+        objects and categories. Each column of a data frame keeps its own dtype. Rows are paired in
+        their order: of two pandas frames, the indices must be equal.
     n_bins : int, optional
         Bins per latent, at least 2.
     strategy : {"uniform", "quantile"}, optional
@@ -115,10 +116,10 @@ def mig_score(
         If codes, weights or factors to bin do not hold real numbers, ``n_bins`` is not an
         integer, or ``discrete_factors`` not a bool or bools.
     ValueError
-        If shapes do not fit; values are NaN, infinite or missing (the message names the columns);
-        weights are negative or sum to 0; a factor has a single value, and so no entropy; or a
-        discrete factor looks continuous: floats with fractions and more distinct values than 10
-        and than n / 5. An option out of its range raises too.
+        If shapes or indices do not fit; values are NaN, infinite or missing (the message names
+        the columns); weights are negative or sum to 0; a factor has a single value, and so no
+        entropy; or a discrete factor looks continuous: floats with fractions and more distinct
+        values than 10 and than n / 5. An option out of its range raises too.
 
     Warns
     -----

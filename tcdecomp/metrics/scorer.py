@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from tcdecomp.metrics.discretization import Binning
+from tcdecomp.metrics.inputs import read_columns
 from tcdecomp.metrics.mig import mig_score
 
 __all__ = ["mig_scorer"]
@@ -79,7 +80,9 @@ class MIGScorer:
                 "estimator must have a method transform, whose result is scored; "
                 f"{type(estimator).__name__} has none"
             )
-        return mig_score(transform(X), y, **vars(self))
+        # Without an index, which a transform may make anew: rows are paired in their order here.
+        codes = read_columns(transform(X), "codes", "z").as_floats()
+        return mig_score(codes, y, **vars(self))
 
     def __repr__(self) -> str:
         options = (f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))

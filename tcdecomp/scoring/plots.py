@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
     from tcdecomp.scoring.report import Report
 
-__all__ = ["LABELS", "draw", "needed"]
+__all__ = ["LABELS", "draw", "needed", "picture_kinds"]
 
 NAMED = 20  # latents, or factors, beyond which their names would overlap
-WRITTEN = 120  # cells of a matrix whose numbers can be read
+LEVEL = 40  # characters of names that stand side by side; more of them stand upright
+WRITTEN = (20, 8)  # rows and columns of a matrix whose numbers can be read
 # What a report's estimates are called, in their order; the parts of total correlation follow it.
 LABELS = {
     "kl": "KL",
@@ -64,12 +65,27 @@ def draw(report: Report, figure: Figure | None) -> Figure:
     if report.mig is not None:
         panels.append(partial(_draw_matrix, gap=report.mig))
     if figure is None:
-        matplotlib = needed("matplotlib.figure", "plot")
-        figure = matplotlib.Figure(figsize=(4.8 * len(panels), 4.2), layout="constrained")
+        figure = _new_figure(figsize=(4.8 * len(panels), 4.2), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         panel(axes)
     active = f"{report.active_units} of {len(report.active)} latents active"
     figure.suptitle(f"{report.items} items, {active}")
+    return figure
+
+
+def picture_kinds() -> list[str]:
+    """Return the endings of the files that a figure can be written to, such as "png".
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    return sorted(_new_figure().canvas.get_supported_filetypes())
+
+
+def _new_figure(**options: Any) -> Figure:
+    figure: Figure = needed("matplotlib.figure", "plot").Figure(**options)
     return figure
 
 
@@ -87,7 +103,8 @@ def _draw_terms(axes: Axes, estimates: Mapping[str, Estimate]) -> None:
         # Rounded first, and -0.0 + 0 is 0.
         label, place = f"{round(value, 2) + 0:.2f}", (max(value + error, 0), row)
         axes.annotate(label, place, (5, 0), textcoords="offset points", va="center")
-    axes.margins(x=0.16)
+    left, right = axes.get_xlim()
+    axes.set_xlim(left, right + 0.2 * (right - left))  # room for the longest bar's label
     axes.invert_yaxis()
     axes.set(title="Terms", xlabel="nats per item, with standard errors")
 
@@ -99,10 +116,11 @@ def _draw_latents(axes: Axes, report: Report) -> None:
         ("active", DARK, report.active),
         ("passive", GREY, ~report.active),
     ):
-        if chosen.any():
-            axes.bar(index[chosen], heights[chosen], color=colour, label=label)
-    _name_ticks(axes.xaxis, report.latent_names)
-    axes.legend(frameon=False)
+        axes.bar(index[chosen], heights[chosen], color=colour, label=label)
+    _name_columns(axes, report.latent_names)
+    axes.margins(x=0.02)
+    if report.active.any() and not report.active.all():
+        axes.legend(framealpha=0.9)
     axes.set(title=title, xlabel="latent", ylabel=unit)
 
 
@@ -115,16 +133,18 @@ def _heights(report: Report) -> tuple[FloatArray, str, str]:
 def _draw_matrix(axes: Axes, gap: MutualInfoGap) -> None:
     shares: NDArray[Any] = gap.mutual_info / gap.factor_entropy
     heat = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    if shares.size <= WRITTEN:
+    if all(side <= most for side, most in zip(shares.shape, WRITTEN, strict=True)):
         for (row, column), share in np.ndenumerate(shares):
             ink = "white" if share > 0.6 else "black"
             axes.text(column, row, f"{share:.2f}", color=ink, ha="center", va="center", fontsize=8)
-    _name_ticks(axes.xaxis, gap.factor_names)
-    _name_ticks(axes.yaxis, gap.latent_names)
+    _name_columns(axes, gap.factor_names)
+    if len(gap.latent_names) <= NAMED:
+        axes.set_yticks(range(len(gap.latent_names)), gap.latent_names)
     axes.figure.colorbar(heat, ax=axes, label="mutual information / entropy of the factor")
     axes.set(title=f"Latents and factors, MIG {gap.score:.3f}", xlabel="factor", ylabel="latent")
 
 
-def _name_ticks(axis: Any, names: Sequence[str]) -> None:
+def _name_columns(axes: Axes, names: Sequence[str]) -> None:
     if len(names) <= NAMED:
-        axis.set_ticks(range(len(names)), names)
+        upright = sum(len(name) + 2 for name in names) > LEVEL
+        axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from tcdecomp.dataset import DatasetTerms
 from tcdecomp.metrics import MutualInfoGap
-from tcdecomp.metrics.columns import FloatArray
+from tcdecomp.metrics.columns import FloatArray, list_names
 from tcdecomp.scoring.plots import LABELS, draw, needed
 from tcdecomp.scoring.units import Estimate, GroupedTC
 
@@ -99,7 +100,9 @@ class Report:
             rows = ((_labelled(name), *map(_decimal, pair)) for name, pair in estimates.items())
             parts.append(_table([("", "nats", "+-"), *rows]))
         parts.append(self._latent_table())
-        if self.mig is not None:
+        if self.mig is None:
+            parts.append("no MIG: no factors found")
+        else:
             parts.append(str(self.mig) + self._active_line())
         return "\n\n".join(parts)
 
@@ -171,13 +174,18 @@ class Report:
         ------
         ImportError
             If pandas is not installed.
+        ValueError
+            If a latent's name gives its column the name of another, as "units" does: the column
+            ``active_units``.
         """
-        row = self._scalars()
-        for table in (self._by_latent(), self._by_factor() or {}):
-            names = table.pop("name", [])
-            for column, values in table.items():
-                row |= {f"{column}_{name}": v for name, v in zip(names, values or [], strict=False)}
-        row = {name: value for name, value in row.items() if value is not None}
+        cells = [*self._scalars().items(), *self._cells()]
+        columns = Counter(column for column, _ in cells)
+        if repeated := [column for column, count in columns.items() if count > 1]:
+            raise ValueError(
+                "codes must have column names that give to_frame distinct columns; got "
+                f"{list_names(repeated)} repeatedly. Rename those of codes"
+            )
+        row = {column: value for column, value in cells if value is not None}
         return needed("pandas", "to_frame").DataFrame([row])
 
     def plot(self, figure: Figure | None = None) -> Figure:
@@ -216,6 +224,14 @@ class Report:
         for name, gap in (("mig", self.mig), ("mig_active", self.mig_active)):
             numbers[name] = None if gap is None else gap.score
         return numbers
+
+    def _cells(self) -> Iterator[tuple[str, Any]]:
+        """Yield the columns of latents and factors, each with its value."""
+        for table in (self._by_latent(), self._by_factor() or {}):
+            names = table.pop("name", [])
+            for column, values in table.items():
+                for name, value in zip(names, values or [], strict=False):
+                    yield f"{column}_{name}", value
 
     def _by_latent(self) -> dict[str, Any]:
         return {

@@ -64,6 +64,17 @@ BAD_ARRAYS = {
         ValueError,
         r"^codes and factors must have one row per item each; got 60 and 59 rows$",
     ),
+    "indices": (
+        {"codes": pd.DataFrame(Z), "factors": pd.DataFrame(FACTORS, index=range(60, 0, -1))},
+        ValueError,
+        r"^factors must have the index of codes, .*; got one that differs\. "
+        r"Pass factors\.loc\[codes\.index\], or .* factors\.set_axis\(codes\.index\)$",
+    ),
+    "index of a series": (
+        {"codes": pd.DataFrame(Z), "factors": pd.Series(V, index=[*range(59), 99])},
+        ValueError,
+        r"^factors must have the index of codes",
+    ),
     "repeated columns": (
         {"codes": pd.DataFrame(Z, columns=["a", "b", "a"])},
         ValueError,

@@ -212,9 +212,17 @@ def test_names_of_frames_and_series():
     assert "size" in str(gap)
 
 
-def test_rows_are_matched_by_position_not_by_index():
-    factors = pd.DataFrame(FACTORS, index=range(60, 0, -1))
-    assert_same(mutual_info_gap(pd.DataFrame(CODES), factors))
+@pytest.mark.parametrize(
+    ("codes", "factors"),
+    [
+        (pd.DataFrame(CODES, index=range(60, 0, -1)), FACTORS),
+        (CODES, pd.DataFrame(FACTORS, index=range(60, 0, -1))),
+        (pd.DataFrame(CODES), pd.DataFrame(FACTORS, index=np.arange(60))),
+        (CODES.tolist(), FACTORS.tolist()),
+    ],
+)
+def test_rows_are_paired_in_their_order_where_no_index_says_otherwise(codes, factors):
+    assert_same(mutual_info_gap(codes, factors))
 
 
 def test_floats_of_whole_numbers_are_labels_however_many():

@@ -67,6 +67,14 @@ def test_frames_of_labels_are_factors():
     assert scorer(fitted, IMAGES, names) == scorer(fitted, IMAGES, FACTORS)
 
 
+def test_a_frame_that_a_transform_makes_is_paired_by_order():
+    order = RNG.permutation(len(IMAGES))
+    factors = pd.DataFrame(FACTORS).iloc[order]
+    model = clone(ICA).set_output(transform="pandas").fit(IMAGES)
+    scorer = mig_scorer()
+    assert scorer(model, IMAGES[order], factors) == scorer(model, IMAGES, FACTORS)
+
+
 def test_a_scorer_can_be_pickled_compared_and_read():
     scorer = mig_scorer(n_bins=40)
     assert pickle.loads(pickle.dumps(scorer)) == scorer != mig_scorer()
