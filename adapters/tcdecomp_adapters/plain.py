@@ -46,8 +46,10 @@ def tcdecomp_attach(
 
     The first batch goes through the model's own ``kl_loss`` as well. If that gives another value
     than the KL, a sum over the batch or a mean over dimensions, a warning says how many times as
-    much: the balance with the rest of the loss would change unnoticed. A criterion with a prior,
-    or with ``validate=False``, is not compared; nor is anything under ``torch.compile``.
+    much: the balance with the rest of the loss would change unnoticed. One that cannot be compared,
+    because it raises or gives no number, is warned of, too, and replaced all the same. A criterion
+    with a prior, or with ``validate=False``, is not compared; nor is anything under
+    ``torch.compile``.
 
     Raises
     ------
@@ -88,11 +90,11 @@ def _compare(attachment: _Replacing, posterior: Posterior) -> bool:
     kl = _plain(criterion, posterior, "closed")
     if not kl.sum() > 0.01:  # nats: 0 is a multiple of 0
         return False
-    own = _original(attachment, posterior)
     known = (kl, _plain(criterion, posterior, "sampled"))
-    if own.shape != kl.shape or not any((own - x).sum().abs() <= 0.01 * kl.sum() for x in known):
+    difference = _difference(attachment, posterior, known)
+    if difference:
         # The caller is the model's loss, above _kl_loss and the attachment.
-        warnings.warn(_difference(attachment, own, kl), stacklevel=4)
+        warnings.warn(difference, stacklevel=4)
     return True
 
 
@@ -112,16 +114,26 @@ def _original(attachment: _Replacing, posterior: Posterior) -> Tensor:
     return torch.as_tensor(own, device=working.z.device)
 
 
-def _difference(attachment: _Replacing, own: Tensor, kl: Tensor) -> str:
-    name, reduction = type(attachment.model).__name__, attachment.criterion.reduction
+def _difference(
+    attachment: _Replacing, posterior: Posterior, known: tuple[Tensor, Tensor]
+) -> str | None:
+    """Return in what the replaced method's value differs from the KL, or None."""
+    kl, name = known[0], f"{type(attachment.model).__name__}.kl_loss"
+    reduction = attachment.criterion.reduction
+    try:
+        own = _original(attachment, posterior)
+    except Exception as error:  # of the model's own code, which training does without
+        return f"{name} could not be compared with the KL: {type(error).__name__}: {error}"
     if own.shape != kl.shape:
         return (
-            f"{name}.kl_loss gave shape {tuple(own.shape)}; the criterion in its place gives "
+            f"{name} gave shape {tuple(own.shape)}; the criterion in its place gives "
             f"{tuple(kl.shape)} with reduction={reduction!r}"
         )
+    if any((own - x).sum().abs() <= 0.01 * kl.sum() for x in known):
+        return None
     per_item = " per item" if reduction == "mean" else ""
     return (
-        f"{name}.kl_loss gave {own.sum():.4g} for a batch whose KL is {kl.sum():.4g} nats"
+        f"{name} gave {own.sum():.4g} for a batch whose KL is {kl.sum():.4g} nats"
         f"{per_item}; the criterion in its place gives that KL, weighted. To keep its balance with "
         f"the rest of the loss, multiply its weights by {own.sum() / kl.sum():.3g}, or choose its "
         "reduction"

@@ -64,7 +64,8 @@ def tcdecomp_attach(
     TypeError
         If the module's loss is none of those whose KL is known, that of SCANVI say.
     ValueError
-        If the criterion has a prior of its own, or a reduction other than "mean".
+        If the criterion has a prior of its own, or a reduction other than "mean"; in a training
+        step, if the module's own prior on z is not N(0, 1).
     """
     module = _module_of(model)
     if module is None:
@@ -101,6 +102,7 @@ def _loss(
     # handed the N of the training set, and other callers none.
     if not torch.is_grad_enabled():
         return output
+    _check_prior(attachment.model, generative_outputs)
     posterior = _posterior(attachment.model, inference_outputs)
     size = _size(n_obs, attachment.dataset_size)
     terms = attachment.decompose(posterior.z, posterior.mu, posterior.logvar, size)
@@ -147,6 +149,24 @@ def _posterior(module: BaseModuleClass, outputs: Mapping[str, Any]) -> Posterior
             f"{type(module).__name__}.inference must give a Normal qz of shape (M, D), and z, one "
             f"sample of it: {error}"
         ) from error
+
+
+def _check_prior(module: BaseModuleClass, outputs: Mapping[str, Any]) -> None:
+    """Refuse another prior than N(0, 1) where the loss takes its KL to what ``generative`` gives.
+
+    The other losses have N(0, 1) written into them.
+    """
+    pz = outputs.get("pz")
+    if type(module).loss is not VAE.loss or (isinstance(pz, Normal) and _is_standard(pz)):
+        return
+    raise ValueError(
+        f"{type(module).__name__}.generative must give the prior pz = Normal(0, 1), to which the "
+        f"terms are; got {pz}"
+    )
+
+
+def _is_standard(normal: Normal) -> bool:
+    return not normal.loc.any() and bool((normal.scale == 1).all())
 
 
 def _check_untransformed(module: BaseModuleClass) -> None:

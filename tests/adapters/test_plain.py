@@ -206,6 +206,28 @@ def test_a_term_of_another_shape_is_warned_of():
         model.loss(X)
 
 
+def raising(z, mu, logvar):
+    raise RuntimeError("not without a trainer")
+
+
+@pytest.mark.parametrize(
+    ("kl_loss", "error"),
+    [
+        (raising, "RuntimeError: not without a trainer"),
+        (lambda z, mu, logvar: {"kl": mu.sum()}, "RuntimeError: Could not infer dtype of dict"),
+    ],
+)
+def test_a_term_that_cannot_be_compared_is_warned_of_and_replaced(kl_loss, error):
+    model = with_term(lambda z, mu, logvar: kl_loss(z, mu, logvar))
+    handle = attach(model, TCDecomposition(beta=6), N)
+    message = f"VAE.kl_loss could not be compared with the KL: {error}"
+    with pytest.warns(UserWarning, match=message) as caught:
+        model.loss(X)
+    assert caught[0].filename == __file__
+    model.loss(X)
+    assert handle.terms() is not None
+
+
 @pytest.mark.parametrize("options", [{"prior": Normal(1.0, 2.0)}, {"validate": False}])
 def test_with_a_prior_or_unchecked_nothing_is_compared(options):
     model = with_term(OTHERS["sum over the batch"][0])

@@ -10,7 +10,7 @@ import scvi
 import torch
 from scvi.module import VAE
 from small_models import CELLS, REFUSED, SERVED, TRAINED, batch_of, counts, make, train
-from torch.distributions import Normal
+from torch.distributions import Laplace, Normal, register_kl
 
 import reference
 import tcdecomp_adapters.scvi as adapter
@@ -174,6 +174,36 @@ def test_a_loss_of_ones_own_is_refused_and_told_what_to_add():
     attach(attached, criterion)
     want = train(attached)["train_loss"]
     np.testing.assert_allclose(train(own)["train_loss"], want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prior", "got"),
+    [
+        (
+            lambda z: Normal(torch.zeros_like(z), 2.0),
+            r"Normal\(loc: .*, scale",
+        ),
+        (lambda z: Normal(torch.ones_like(z), torch.ones_like(z)), r"Normal\(loc"),
+        (lambda z: Laplace(torch.zeros_like(z), 1.0), "Laplace"),
+    ],
+)
+def test_another_prior_is_refused_in_a_training_step_by_name(prior, got):
+    class Own(VAE):
+        def generative(self, z, *args, **kwargs):
+            return super().generative(z, *args, **kwargs) | {"pz": prior(z)}
+
+    @register_kl(Normal, Laplace)
+    def _kl(p, q):
+        return p.loc
+
+    model = make("SCVI")
+    model.module.__class__ = Own
+    batch = batch_of(model)
+    attach(model, TCDecomposition(beta=6))
+    with pytest.raises(ValueError, match=rf"Own.generative must give the prior pz = .*; got {got}"):
+        step(model, batch, 1.0)
+    with torch.no_grad():
+        step(model, batch, 1.0)
 
 
 @pytest.mark.parametrize(
