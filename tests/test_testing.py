@@ -168,6 +168,15 @@ def test_an_adapter_of_a_framework_that_states_n_passes(use):
         check_attach(VAE(), loss_fn, N, stated=True)
 
 
+def test_a_logvar_that_is_not_trained_passes():
+    class Fixed(VAE):
+        def moments(self, x):
+            mu, _ = super().moments(x)
+            return mu, torch.full_like(mu, -1.0)
+
+    check_attach(Fixed(), loss_fn, N)
+
+
 def test_a_model_that_cannot_be_copied_need_not_be_when_attached():
     class Local(VAE):
         def encode(self, x):
@@ -282,6 +291,20 @@ def detached(attachment, *batch):
     return attachment.loss(*(tensor.detach() for tensor in batch))
 
 
+def detached_logvar(attachment, x, z, mu, logvar, n_items=None):
+    excess = attachment.excess(z, mu, logvar.detach())
+    return attachment.original(x, z, mu, logvar, n_items) + excess
+
+
+def half_of_logvars_graph(attachment, x, z, mu, logvar, n_items=None):
+    excess = attachment.excess(z, mu, 0.5 * (logvar + logvar.detach()))
+    return attachment.original(x, z, mu, logvar, n_items) + excess
+
+
+def shifted(attachment, *batch):
+    return attachment.loss(*batch) + 5e-4
+
+
 def detached_excess(attachment, *batch):
     return attachment.original(*batch) + attachment.excess(*batch).detach()
 
@@ -386,6 +409,18 @@ ATTACHMENTS = {
     "size": (replace(in_place, size=50), "the criterion must get N = 100; got 50"),
     "batch size": (replace(batch_size, "objective"), "the criterion must get N = 100; got 32"),
     "detached": (replace(detached), "z and mu must reach the criterion with their graph"),
+    "detached logvar": (
+        replace(detached_logvar, "objective"),
+        "logvar must reach the criterion with its graph, that by which it moves z, in its grad",
+    ),
+    "half of logvar's graph": (
+        replace(half_of_logvars_graph, "objective"),
+        "logvar must reach the criterion with its graph",
+    ),
+    "shifted": (
+        replace(shifted),
+        r"with Recorder\(alpha=1.0, beta=1.0, gamma=1.0, .* must be the plain one and .*: expected",
+    ),
     "detached excess": (
         replace(detached_excess),
         "must be the plain one and 1.0 times the excess, in its gradients, too: they are off by",

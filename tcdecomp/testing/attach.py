@@ -33,9 +33,10 @@ def check_attach(
 ) -> None:
     """Check that an adapter makes ``model`` train with a criterion, and undoes it.
 
-    Weights of 1 change nothing; others add :meth:`TCDecomposition.excess
-    <tcdecomp.TCDecomposition.excess>` of the step's own posterior, with its graph and N, times
-    ``kl_weight``, to the loss and to its gradients. In that posterior (z - mu) / exp(logvar / 2)
+    Weights of 1 change nothing, to the rounding of float32; others add
+    :meth:`TCDecomposition.excess <tcdecomp.TCDecomposition.excess>` of the step's own posterior,
+    with its graph and N, times ``kl_weight``, to the loss and to its gradients. The graph of
+    ``logvar`` is that by which it moves z. In that posterior (z - mu) / exp(logvar / 2)
     is standard normal. The handle's ``terms()`` are the step's. A model is not attached to twice,
     and ``detach`` gives back what was there. If the model after a plain step can be deep-copied,
     or pickled, it still can be when attached to: the copy trains with a criterion of its own.
@@ -104,6 +105,7 @@ def check_attach(
         recorder = Recorder(beta=100)
         with attach(model, recorder, given):
             check_noise(lambda: _step(loss_fn, model, recorder))
+            _check_graph(_step(loss_fn, model, recorder), model)
             check_copies(ways, model, recorder, loss_fn, plain)
         require(_attributes(model) == attributes, "detach must restore the model's attributes")
 
@@ -127,6 +129,15 @@ def _check_use(asked: Asked, plain: Tensor, dataset_size: SupportsIndex) -> None
     require(attached, "z and mu must reach the criterion with their graph")
 
 
+def _check_graph(posterior: Posterior, model: Any) -> None:
+    """Check that logvar moves what it moves in z: d(z - mu)^2 = (z - mu)^2 dlogvar."""
+    square = (posterior.z - posterior.mu).square()
+    want = gradient_of(square.sum(), model)
+    got = gradient_of((square.detach() * posterior.logvar).sum(), model)
+    what = "logvar must reach the criterion with its graph, that by which it moves z"
+    check_close(got, want, what, slack=0.01 * want.norm().item())
+
+
 def _check_terms(handle: Attachment, want: Terms) -> None:
     got = handle.terms()
     same = got is not None and torch.allclose(_vector(got), _vector(want), 1e-4, 1e-4)
@@ -138,8 +149,8 @@ def _vector(terms: Terms) -> Tensor:
 
 
 def _check_sum(got: Tensor, plain: Tensor, added: Tensor, what: str, kl_weight: float) -> None:
-    # The weights, up to 100, magnify the rounding of float32.
-    slack = 1e-3 * (kl_weight + added.norm().item())
+    # Weights of up to 100 magnify the rounding of float32; those of 1 add nothing.
+    slack = 1e-3 * (kl_weight + added.norm().item()) if added.any() else 0.0
     check_close(got, plain + added, what, slack)
 
 

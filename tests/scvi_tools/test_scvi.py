@@ -179,10 +179,7 @@ def test_a_loss_of_ones_own_is_refused_and_told_what_to_add():
 @pytest.mark.parametrize(
     ("prior", "got"),
     [
-        (
-            lambda z: Normal(torch.zeros_like(z), 2.0),
-            r"Normal\(loc: .*, scale",
-        ),
+        (lambda z: Normal(torch.zeros_like(z), 2.0), r"Normal\(loc: .*, scale"),
         (lambda z: Normal(torch.ones_like(z), torch.ones_like(z)), r"Normal\(loc"),
         (lambda z: Laplace(torch.zeros_like(z), 1.0), "Laplace"),
     ],
