@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
-__all__ = ["factors_of", "rows_of", "size_of", "varying_factors"]
+__all__ = ["factors_of", "places_of", "rows_of", "sampler_of", "size_of", "varying_factors"]
 
 _SAMPLERS = (SequentialSampler, RandomSampler, DistributedSampler)
 
@@ -38,17 +38,31 @@ def _repeats(sampler: Any, size: int) -> bool:
     return getattr(sampler, "replacement", False) or getattr(sampler, "num_samples", 0) > size
 
 
-def rows_of(loader: Any) -> int | None:
-    """Return how many rows this process draws before items repeat; None if all of them count.
+def sampler_of(loader: Any) -> Any:
+    """Return what chooses the items of a loader's batches; None if the loader has no sampler."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    sampler = getattr(loader, "sampler", None) if batch_sampler is None else batch_sampler
+    # A batch sampler's own sampler need not be the loader's.
+    return sampler.sampler if type(sampler) is BatchSampler else sampler
 
-    So that all processes get equally many rows, a DistributedSampler deals out some items twice,
-    the last row of some processes. (Item i of its order goes to process i modulo their number.)
+
+def places_of(loader: Any) -> range | None:
+    """Return the places, in a DistributedSampler's order, of the rows that this process draws.
+
+    Without those with which items repeat: so that all processes get equally many rows, some items
+    are dealt out twice, the last row of some processes. (Item i of the order goes to process i
+    modulo their number.) None for another sampler.
     """
-    sampler = getattr(loader, "sampler", None)
+    sampler = sampler_of(loader)
     if type(sampler) is not DistributedSampler:
         return None
-    size = len(sampler.dataset)  # type: ignore[arg-type]
-    return len(range(sampler.rank, size, sampler.num_replicas))
+    return range(sampler.rank, len(sampler.dataset), sampler.num_replicas)  # type: ignore[arg-type]
+
+
+def rows_of(loader: Any) -> int | None:
+    """Return how many rows this process draws before items repeat; None if all of them count."""
+    places = places_of(loader)
+    return None if places is None else len(places)
 
 
 def factors_of(batch: Any) -> Any:

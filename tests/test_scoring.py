@@ -413,8 +413,9 @@ def test_missing_values_beside_words_are_found():
 
 def test_factors_of_one_value_are_left_out_only_where_they_were_found():
     constant = torch.cat([FACTORS[:, :1], torch.ones_like(FACTORS[:, :1])], 1)
-    with pytest.warns(UserWarning, match=r"score leaves the factors \[1\] out of the MIG"):
+    with pytest.warns(UserWarning, match=r"score leaves the factors \[1\] out of the MIG") as told:
         report = score(VAE(), loader(X, constant), **FEW)
+    assert told[0].filename == __file__
     assert len(report.mig.gaps) == 1
     with pytest.warns(UserWarning, match=r"factors \[0\] out"):
         assert score(VAE(), loader(X, constant[:, 1]), **FEW).mig is None
@@ -467,6 +468,12 @@ IN_ORDER = BatchSampler(SequentialSampler(DATA), 16, False)
 def test_loaders_in_order(options):
     report = score(VAE(), DataLoader(DATA, **options), FACTORS, **FEW)
     assert_same(report, score(moments(), factors=FACTORS, **FEW))
+
+
+def test_two_batches_are_a_list_or_a_stream():
+    want = score(moments(), **FEW)
+    for batches in (list(X.split(30)), iter(X.split(30)), X.split(20)):
+        assert_same(score(VAE(), batches, **FEW), want)
 
 
 def test_a_stream_of_batches():
@@ -629,6 +636,25 @@ CALLS = {
     "no encoder": ((nn.Linear(6, 4), [X]), {}, NoAdapterError, r"a method encode\(batch\)"),
     "nothing to call": ((SimpleNamespace(), [X]), {}, NoAdapterError, "SimpleNamespace"),
     "a tensor of batches": ((VAE(), X), {}, TypeError, r"got Tensor. A single batch x is \[x\]"),
+    "a pair of tensors": (
+        (VAE(), (X, FACTORS)),
+        {},
+        TypeError,
+        r"got a pair of arrays. Of a data set \(x, y\) pass DataLoader\(TensorDataset\(x, y\), ",
+    ),
+    "a pair of arrays": ((VAE(), (X.numpy(), FACTORS.numpy())), {}, TypeError, "got a pair of arr"),
+    "a data set of one tensor": (
+        (VAE(), X),
+        {},
+        TypeError,
+        r"data set x pass DataLoader\(x, batch",
+    ),
+    "indices that differ": (
+        (pd.DataFrame(MU), None, pd.DataFrame(FACTORS, index=range(SIZE, 0, -1))),
+        {},
+        ValueError,
+        "factors must have the index of codes",
+    ),
     "a mapping of batches": ((VAE(), {"x": X}), {}, TypeError, "batches must be .* got dict"),
     "a number of batches": ((VAE(), 3), {}, TypeError, "batches must be .* got int"),
     "a data set": ((VAE(), DATA), {}, TypeError, "got a TensorDataset. Pass a DataLoader of it"),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
+from torch.utils.data import Dataset, IterableDataset
 from tqdm.auto import tqdm
 
 from tcdecomp.loaders import factors_of
@@ -35,6 +35,11 @@ class Collected(NamedTuple):
     logvar: Tensor
     factors: NDArray[Any] | None
 
+    def first(self, rows: int) -> Collected:
+        """Return so many rows of it."""
+        factors = None if self.factors is None else self.factors[:rows]
+        return Collected(self.mu[:rows], self.logvar[:rows], factors)
+
 
 def collect(
     model: Any,
@@ -43,7 +48,6 @@ def collect(
     *,
     inputs: Callable[[Any], Any] | None = None,
     device: torch.device | str | None = None,
-    ordered: bool = False,
 ) -> Collected:
     """Encode all batches in eval mode; parameters and errors are those of :func:`tcdecomp.score`.
 
@@ -53,12 +57,8 @@ def collect(
         As there.
     find_factors : callable, optional
         Returns a batch's factors, or None; without it there are none.
-    ordered : bool
-        Whether a DataLoader must go through its data set in order.
     """
     _check_batches(batches)
-    if ordered:
-        _check_order(batches)
     encoder = _Encoder(model, inputs or _first_entry, device)
     with _evaluating(model):
         parts = [
@@ -209,25 +209,22 @@ def _check_batches(batches: object) -> None:
     got = type(batches).__name__
     if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
         raise TypeError(f"batches must be batches, not items; got a {got}. Pass a DataLoader of it")
-    if isinstance(batches, Tensor | np.ndarray | Mapping | str) or not isinstance(
-        batches, Iterable
+    expected = "batches must be a DataLoader or another iterable of batches"
+    if isinstance(batches, tuple) and len(batches) == 2 and all(map(_is_array, batches)):
+        raise TypeError(
+            f"{expected}; got a pair of arrays. Of a data set (x, y) pass "
+            "DataLoader(TensorDataset(x, y), batch_size=64); two batches x and y are [x, y]"
+        )
+    if (
+        _is_array(batches)
+        or isinstance(batches, Mapping | str)
+        or not isinstance(batches, Iterable)
     ):
         raise TypeError(
-            f"batches must be a DataLoader or another iterable of batches; got {got}. "
-            "A single batch x is [x]"
+            f"{expected}; got {got}. A single batch x is [x]; of a data set x pass "
+            "DataLoader(x, batch_size=64)"
         )
 
 
-def _check_order(batches: Any) -> None:
-    """Refuse a DataLoader whose order is not known to be that of its data set."""
-    if not isinstance(batches, DataLoader):
-        return
-    sampler: Any = batches.sampler if batches.batch_sampler is None else batches.batch_sampler
-    if type(sampler) is BatchSampler:
-        sampler = sampler.sampler  # which need not be the loader's
-    if type(sampler) is not SequentialSampler:
-        raise ValueError(
-            "batches must go through their data set in order where factors are an array; got a "
-            f"DataLoader with a {type(sampler).__name__}. Give factors as a callable that returns "
-            "those of a batch, or a loader that does not shuffle"
-        )
+def _is_array(value: object) -> bool:
+    return isinstance(value, Tensor | np.ndarray)

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor
-from torch.distributions import Distribution
+from torch import Generator
 
-from tcdecomp.checks import check_finite
 from tcdecomp.dataset import checked_samples
+from tcdecomp.distributed import Division, Group
 from tcdecomp.groups import decompose_groups
-from tcdecomp.loaders import factors_of, varying_factors
+from tcdecomp.loaders import varying_factors
 from tcdecomp.metrics import MutualInfoGap, mutual_info_gap
-from tcdecomp.metrics.columns import FloatArray
-from tcdecomp.metrics.inputs import read_columns
-from tcdecomp.plugins import as_posterior
-from tcdecomp.posterior import Posterior
 from tcdecomp.priors import Prior, check_prior
-from tcdecomp.scoring.collection import collect
+from tcdecomp.scoring.items import Items, read_items
 from tcdecomp.scoring.report import Report
+from tcdecomp.scoring.sharing import gathered
 from tcdecomp.scoring.units import active_units, by_activity, check_threshold, grouped_tc
 
 __all__ = ["score"]
@@ -43,6 +38,7 @@ def score(
     seed: int = 0,
     active_threshold: float = 0.01,
     mig: Mapping[str, Any] | None = None,
+    process_group: Group = None,
 ) -> Report:
     """Score a model over a data set: the terms of its KL, its active units and its MIG.
 
@@ -80,6 +76,12 @@ def score(
         A latent is active if the variance of its posterior means exceeds this.
     mig : mapping, optional
         Options of :func:`tcdecomp.mig_score`, such as ``{"n_bins": 40}``.
+    process_group : ProcessGroup or "world", optional
+        Processes that have different items of the data set, and divide the work. All of them must
+        call, each with the batches and the factors of its own items, or with their posteriors or
+        codes, and with the same other arguments; all return the report of all items. Where a
+        DistributedSampler deals out the items, their order is that of the sampler and none counts
+        twice; otherwise it is that of the ranks.
 
     Returns
     -------
@@ -119,42 +121,52 @@ def score(
     >>> report.items, report.active_units, report.mig.score
     (64, 2, 1.0)
     """
-    check_prior(prior)
-    checked_samples(num_samples)
-    check_threshold(active_threshold)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an int; got {seed!r}")
-    options = _checked_options(mig)
-    given = _holds_values(model)
-    if given != (batches is None):
-        raise TypeError(_MODEL_AND_BATCHES.format(_kind(model), _kind(batches)))
+    division = Division(process_group)
+    settings = _Settings(prior, num_samples, seed, active_threshold, mig)
+
+    def own() -> Items:
+        settings.check()
+        shared = division.group is not None
+        return read_items(model, batches, factors, inputs=inputs, device=device, shared=shared)
+
     with torch.random.fork_rng(_cuda_devices()), torch.no_grad():
-        if given:
-            data = _given(model, factors, inputs, device)
-        else:
-            data = _collected(model, batches, factors, inputs, device)
-        if len(data.codes) < 2:
-            raise ValueError(f"score needs at least two items; got {len(data.codes)}")
-        return _assessed(data, prior, num_samples, seed, active_threshold, options)
+        items = gathered(own, division.group, settings.shared())
+        if len(items.codes) < 2:
+            raise ValueError(f"score needs at least two items; got {len(items.codes)}")
+        return _assessed(_with_varying_factors(items), settings, division)
 
 
-_MODEL_AND_BATCHES = (
-    "score takes a model and batches, or without batches a Posterior, a (mu, logvar) pair, a torch "
-    "Normal or codes (N, D) of the whole data set; got a {} and batches of type {}"
-)
+class _Settings(NamedTuple):
+    """The options of :func:`score` that the numbers depend on."""
+
+    prior: Prior
+    num_samples: SupportsIndex
+    seed: int
+    threshold: float
+    mig: Mapping[str, Any] | None
+
+    def check(self) -> None:
+        check_prior(self.prior)
+        checked_samples(self.num_samples)
+        check_threshold(self.threshold)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise TypeError(f"seed must be an int; got {self.seed!r}")
+        _check_options(self.mig)
+
+    def shared(self) -> str:
+        """Return what must be the same in all processes, and can be compared."""
+        return repr(self[1:])
 
 
-class _Data(NamedTuple):
-    """What is scored: codes (N, D), their latents' names, their posteriors and factors."""
-
-    codes: FloatArray
-    names: tuple[str, ...]
-    posterior: Posterior | None
-    factors: Any
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__
+def _check_options(mig: Mapping[str, Any] | None) -> None:
+    if mig is None:
+        return
+    parameters = inspect.signature(mutual_info_gap).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    if not isinstance(mig, Mapping):
+        raise TypeError(f"mig must be a mapping of options of mig_score; got {type(mig).__name__}")
+    if unknown := [name for name in mig if name not in known]:
+        raise TypeError(f"mig must hold options of mig_score ({', '.join(known)}); got {unknown}")
 
 
 def _cuda_devices() -> range:
@@ -163,110 +175,38 @@ def _cuda_devices() -> range:
     return range(torch.cuda.device_count() if started else 0)
 
 
-def _holds_values(model: Any) -> bool:
-    """Tell whether ``model`` is no model, but posteriors or codes."""
-    if isinstance(model, tuple | list):
-        return len(model) > 0 and all(isinstance(part, Tensor | np.ndarray) for part in model)
-    is_frame = hasattr(model, "columns") and not callable(model)
-    return is_frame or isinstance(model, Tensor | np.ndarray | Posterior | Distribution)
+def _with_varying_factors(items: Items) -> Items:
+    """Leave out the factors of a single value that nobody picked."""
+    if not items.found or items.factors is None:
+        return items
+    factors = np.column_stack(items.factors.arrays)
+    return items._replace(factors=varying_factors(factors, "score"))
 
 
-def _given(values: Any, factors: Any, inputs: Any, device: Any) -> _Data:
-    for name, value in (("inputs", inputs), ("device", device)):
-        if value is not None:
-            raise TypeError(f"{name} must be None without batches; got {value!r}")
-    if callable(factors):
-        raise TypeError("factors must be an array without batches; got a callable")
-    if isinstance(values, tuple | list):
-        if len(values) != 2:
-            raise TypeError(f"model must be a (mu, logvar) pair; got {len(values)} arrays")
-        values = list(map(_as_tensor, ("mu", "logvar"), values))
-    if isinstance(values, list | Posterior | Distribution):
-        return _of_posterior(as_posterior(values, "model"), factors)
-    columns = read_columns(values, "codes", "z")
-    return _Data(columns.as_floats(), columns.names, None, factors)
-
-
-def _as_tensor(name: str, values: Any) -> Tensor:
-    """Return an array as a tensor: float32 of any lesser float, else float64."""
-    if isinstance(values, Tensor):
-        return values
-    if values.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must hold real numbers; got dtype {values.dtype}")
-    single = values.dtype.kind == "f" and values.dtype.itemsize <= 4
-    # A copy of native byte order and positive strides: torch takes no other.
-    return torch.from_numpy(np.array(values, np.float32 if single else np.float64, order="C"))
-
-
-def _collected(
-    model: Any,
-    batches: Any,
-    factors: Any,
-    inputs: Callable[[Any], Any] | None,
-    device: torch.device | str | None,
-) -> _Data:
-    by_themselves = factors is None
-    is_array = not by_themselves and not callable(factors)
-    find = factors_of if by_themselves else None if is_array else _insistent(factors)
-    found = collect(model, batches, find, inputs=inputs, device=device, ordered=is_array)
-    if not is_array:
-        factors = found.factors
-    if by_themselves and factors is not None:
-        factors = varying_factors(factors, "score")
-    return _of_posterior(Posterior(found.mu, found.mu, found.logvar), factors)
-
-
-def _insistent(find: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    numbers = itertools.count()
-
-    def found(batch: Any) -> Any:
-        number, factors = next(numbers), find(batch)
-        if factors is None:
-            raise ValueError(
-                f"factors must return the factors of every batch; got None for batch {number}"
-            )
-        return factors
-
-    return found
-
-
-def _of_posterior(posterior: Posterior, factors: Any) -> _Data:
-    posterior = posterior.detach()
-    check_finite("mu", posterior.mu)
-    check_finite("logvar", posterior.logvar)
-    codes: FloatArray = posterior.mu.cpu().double().numpy()
-    return _Data(codes, tuple(f"z{j}" for j in range(codes.shape[1])), posterior, factors)
-
-
-def _assessed(
-    data: _Data,
-    prior: Prior,
-    num_samples: SupportsIndex,
-    seed: int,
-    threshold: float,
-    options: Mapping[str, Any],
-) -> Report:
-    variance, active = active_units(data.codes, threshold)
-    gap, active_gap = _gaps(data, active, options)  # first, since it is quick to find fault
+def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
+    variance, active = active_units(items.codes, settings.threshold)
+    # First, since it is quick to find fault.
+    gap, active_gap = _gaps(items, active, settings.mig or {})
     report = Report(
-        items=len(data.codes),
-        latent_names=data.names,
+        items=len(items.codes),
+        latent_names=items.names,
         variance=variance,
         active=active,
-        active_threshold=float(threshold),
+        active_threshold=float(settings.threshold),
         mig=gap,
         mig_active=active_gap,
     )
-    if data.posterior is None:
+    if items.posterior is None:
         return report
-    mu, logvar = data.posterior.mu, data.posterior.logvar
+    mu, logvar = items.posterior.mu, items.posterior.logvar
     terms = decompose_groups(
-        mu,
-        logvar,
+        mu.tensor_split(division.count)[division.rank],
+        logvar.tensor_split(division.count)[division.rank],
         by_activity(active),
-        num_samples=num_samples,
-        generator=Generator(mu.device).manual_seed(seed),
-        prior=prior,
+        num_samples=settings.num_samples,
+        generator=Generator(mu.device).manual_seed(settings.seed),
+        prior=settings.prior,
+        process_group=division.group,
     )
     return dataclasses.replace(
         report,
@@ -277,31 +217,19 @@ def _assessed(
 
 
 def _gaps(
-    data: _Data, active: NDArray[np.bool_], options: Mapping[str, Any]
+    items: Items, active: NDArray[np.bool_], options: Mapping[str, Any]
 ) -> tuple[MutualInfoGap | None, MutualInfoGap | None]:
     """Return the gap of all latents and that of the active ones, where there are such."""
-    if data.factors is None:
+    if items.factors is None:
         return None, None
 
     def gap(chosen: NDArray[np.bool_]) -> MutualInfoGap:
-        names = tuple(name for name, flag in zip(data.names, chosen, strict=True) if flag)
+        names = tuple(name for name, flag in zip(items.names, chosen, strict=True) if flag)
         return dataclasses.replace(
-            mutual_info_gap(data.codes[:, chosen], data.factors, **options), latent_names=names
+            mutual_info_gap(items.codes[:, chosen], items.factors, **options), latent_names=names
         )
 
     whole = gap(np.ones_like(active))
     if active.all() or not active.any():
         return whole, whole if active.any() else None
     return whole, gap(active)
-
-
-def _checked_options(mig: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    if mig is None:
-        return {}
-    parameters = inspect.signature(mutual_info_gap).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    if not isinstance(mig, Mapping):
-        raise TypeError(f"mig must be a mapping of options of mig_score; got {_kind(mig)}")
-    if unknown := [name for name in mig if name not in known]:
-        raise TypeError(f"mig must hold options of mig_score ({', '.join(known)}); got {unknown}")
-    return mig
