@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pythae import models
@@ -14,15 +13,34 @@ from torch import Tensor, nn
 
 from tcdecomp import TCDecomposition, hookimpl
 from tcdecomp.attachment import Attachment, check_criterion
+from tcdecomp.plugins import NoAdapterError
 
 __all__ = ["TCMonitor", "tcdecomp_attach", "tcdecomp_encode"]
 
-# The weight that the KL to the standard normal has in the loss, of a model as it is now.
-_KL_WEIGHTS: dict[Any, Callable[[Any], float]] = {
-    models.VAE: lambda model: 1.0,
-    models.BetaVAE: attrgetter("beta"),
-    models.MSSSIM_VAE: attrgetter("beta"),
-    models.INFOVAE_MMD: lambda model: 1 - model.alpha,
+
+def _batch(recon_x: Any, x: Any, mu: Tensor, log_var: Tensor, z: Tensor) -> tuple[Tensor, ...]:
+    return z, mu, log_var
+
+
+def _infovae_batch(
+    recon_x: Any, x: Any, z: Tensor, z_prior: Any, mu: Tensor, log_var: Tensor
+) -> tuple[Tensor, ...]:
+    return z, mu, log_var
+
+
+class _Loss(NamedTuple):
+    """The weight of the KL in the loss of a model as it is now, and (z, mu, logvar) of a call."""
+
+    kl_weight: Callable[[Any], float]
+    batch: Callable[..., tuple[Tensor, ...]] = _batch
+
+
+# The models whose loss holds the KL to the standard normal, times a weight.
+_LOSSES: dict[type, _Loss] = {
+    models.VAE: _Loss(lambda model: 1.0),
+    models.BetaVAE: _Loss(lambda model: model.beta),
+    models.MSSSIM_VAE: _Loss(lambda model: model.beta),
+    models.INFOVAE_MMD: _Loss(lambda model: 1 - model.alpha, _infovae_batch),
 }
 
 _SAMPLES = "weighs several samples of each item by their importance, so that no KL stands alone"
@@ -49,11 +67,13 @@ def tcdecomp_encode(model: Any, batch: Any) -> tuple[Tensor, Tensor] | None:
 
     Raises
     ------
+    NoAdapterError
+        If the model's class has a ``forward`` of its own, and no method ``encode``.
     TypeError
         If the model's posterior is not a diagonal Gaussian; or the batch is neither a tensor nor a
         mapping with a tensor ``"data"``.
     """
-    family = _family(model, "forward")
+    family = _family(model, "encode(batch)", "forward")
     if family is None:
         return None
     _check_gaussian(family, model)
@@ -74,12 +94,16 @@ def tcdecomp_attach(
     """Add the criterion's excess over the plain KL to the loss, times the model's weight on its KL.
 
     pythae's trainers state N, each set's own, so that ``dataset_size`` may be left out. Where it is
-    given, it is that of the training set, and the trainer has to agree. A pass in which nobody
-    states it, and in eval mode every pass without ``dataset_size=`` in the call, has no loss: it is
-    None. These are the passes that are run for something else, ``embed`` or ``reconstruct``.
+    given, it is that of the training set, and the trainer has to agree. In eval mode only a call
+    with ``dataset_size=`` states it. A pass without is run for something else, ``embed`` or
+    ``reconstruct``: its loss is pythae's own in eval mode, and None in train mode, where that would
+    be the wrong one.
 
     Raises
     ------
+    NoAdapterError
+        If the model's class has a ``forward`` or a ``loss_function`` of its own, and no method
+        ``kl_loss``.
     TypeError
         If the model's posterior is not a diagonal Gaussian.
     ValueError
@@ -87,17 +111,17 @@ def tcdecomp_attach(
         model has such terms of its own; if the criterion has a prior, or does not average over the
         batch.
     """
-    family = _family(model, "forward", "loss_function")
+    family = _family(model, "kl_loss(z, mu, logvar)", "forward", "loss_function")
     if family is None:
         return None
     _check_gaussian(family, model)
-    if family not in _KL_WEIGHTS:
+    if family not in _LOSSES:
         raise ValueError(
             "model must have the KL to the standard normal, times a weight, in its loss; got "
             f"{family.__name__}, which {_REFUSALS[family]}"
         )
     check_criterion(criterion, "pythae", prior=False)
-    return Attachment(model, "forward", _forward, criterion, dataset_size, stated=True)
+    return _LossAttachment(model, family, criterion, dataset_size)
 
 
 class TCMonitor(TrainingCallback):
@@ -162,22 +186,29 @@ def _attachment(model: Any) -> Attachment:
     return attachment
 
 
-def _family(model: Any, *methods: str) -> type | None:
+def _family(model: Any, seam: str, *methods: str) -> type | None:
     """Return the pythae class whose methods of these names the model has, or None.
 
     A subclass with a forward or a loss of its own is not pythae's to know: it says itself what it
-    is, by the methods that any ``torch.nn.Module`` may have.
+    is, by the seam, a method that any ``torch.nn.Module`` may have.
     """
     if not isinstance(model, models.BaseAE):
         return None
     kind = type(model)
     family = next(k for k in kind.__mro__ if k.__module__.partition(".")[0] == "pythae")
-    own = any(getattr(kind, name, None) is not getattr(family, name, None) for name in methods)
-    return None if own else family
+    own = [name for name in methods if getattr(kind, name, None) is not getattr(family, name, None)]
+    if not own:
+        return family
+    if callable(getattr(model, seam.partition("(")[0], None)):
+        return None
+    raise NoAdapterError(
+        f"model must have a method {seam}, or pythae's own {' and '.join(methods)}; "
+        f"{kind.__name__} overrides {' and '.join(own)}, and has no such method"
+    )
 
 
 def _check_gaussian(family: type, model: Any) -> None:
-    known = family in _KL_WEIGHTS or family in _REFUSALS
+    known = family in _LOSSES or family in _REFUSALS
     if not known or getattr(model, "deterministic_posterior", False):
         raise TypeError(
             "model must be one of those of pythae that are known to have a diagonal Gaussian "
@@ -185,35 +216,59 @@ def _check_gaussian(family: type, model: Any) -> None:
         )
 
 
-def _forward(attachment: Attachment, *args: Any, **kwargs: Any) -> Any:
-    size = _size(attachment, kwargs.get("dataset_size"))
-    encoded: list[Any] = []
-    # The output holds z, but neither mean nor variance; encoding twice would move a BatchNorm.
-    hook = attachment.model.encoder.register_forward_hook(lambda *call: encoded.append(call[-1]))
-    try:
-        output = attachment.original(*args, **kwargs)
-    finally:
-        hook.remove()
-    if size is None:
-        output["loss"] = None
-    else:
-        output["loss"] = output["loss"] + _excess(attachment, output["z"], encoded[-1], size)
-    return output
+class _LossAttachment(Attachment):
+    """An attachment to the loss, which also hears the N that the call of the model states."""
 
-
-def _excess(attachment: Attachment, z: Tensor, encoded: Any, size: int) -> Tensor:
-    weight = _KL_WEIGHTS[_family(attachment.model)](attachment.model)
-    return weight * attachment.excess(z, encoded.embedding, encoded.log_covariance, size)
-
-
-def _size(attachment: Attachment, stated: int | None) -> int | None:
-    """Return N of the data that this step's batch was drawn from, or None if nobody states it."""
-    given = attachment.dataset_size
-    if given is None or not attachment.model.training:
-        return stated
-    if stated is not None and stated != given:
-        raise ValueError(
-            "dataset_size must be the number of items of the training set; attach was given "
-            f"{given}, and this step says {stated}"
+    def __init__(
+        self, model: Any, family: type, criterion: TCDecomposition, dataset_size: int | None
+    ) -> None:
+        super().__init__(
+            model, "loss_function", _loss_function, criterion, dataset_size, stated=True
         )
-    return given
+        self.family = family
+        self.heard: int | None = None
+        self._hook = model.register_forward_pre_hook(_hear, with_kwargs=True)
+
+    def detach(self) -> None:
+        super().detach()
+        self._hook.remove()
+
+    def size(self) -> int | None:
+        """Return N of the data that this call's batch was drawn from, or None if nobody says it."""
+        stated, self.heard = self.heard, None
+        given = self.dataset_size
+        if given is None or not self.model.training:
+            return stated
+        if stated is not None and stated != given:
+            raise ValueError(
+                "dataset_size must be the number of items of the training set; attach was given "
+                f"{given}, and this step says {stated}"
+            )
+        return given
+
+
+def _hear(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    attachment: Any = Attachment.of(model)
+    attachment.heard = kwargs.get("dataset_size")
+
+
+def _loss_function(attachment: _LossAttachment, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+    size, model = attachment.size(), attachment.model
+    loss, *parts = attachment.original(*args, **kwargs)
+    if size is None:
+        return None if model.training else loss, *parts
+    kl_weight, batch = _LOSSES[attachment.family]
+    z, mu, logvar = batch(*args, **kwargs)
+    return loss + kl_weight(model) * _excess(attachment, z, mu, logvar, size), *parts
+
+
+def _excess(attachment: Attachment, z: Tensor, mu: Tensor, logvar: Tensor, size: int) -> Tensor:
+    try:
+        return attachment.excess(z, mu, logvar, size)
+    except ValueError as error:
+        if len(z) == 1:
+            error.add_note(
+                "pythae's trainers keep the last batch: choose a batch size with which the items "
+                "of the set leave no remainder of 1"
+            )
+        raise

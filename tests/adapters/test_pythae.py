@@ -277,13 +277,23 @@ def test_attaching_twice_is_refused_and_detach_restores():
     assert torch.equal(loss_of(model), loss_of(build()))
 
 
-def test_nothing_stays_on_the_encoder_even_after_an_error():
+def test_nothing_stays_on_the_modules():
     model = build()
-    attach(model, TCDecomposition(beta=6), N)
+    handle = attach(model, TCDecomposition(beta=6), N)
     with pytest.raises(RuntimeError):
-        model(DatasetOutput(data=X[:M, :, :2]))
+        model(DatasetOutput(data=X[:M, :, :2]), dataset_size=N)
     loss_of(model)
     assert not model.encoder._forward_hooks
+    handle.detach()
+    assert not model._forward_pre_hooks
+
+
+def test_n_is_that_of_one_call():
+    model = build()
+    attach(model, TCDecomposition(beta=6))
+    assert loss_of(model, dataset_size=N) is not None
+    assert model.forward(BATCH).loss is None  # past what hears the N of a call
+    assert loss_of(model) is None
 
 
 def test_an_encoder_is_run_once():
@@ -332,13 +342,21 @@ def test_a_subclass_that_changes_neither_forward_nor_loss_is_served():
 
 @pytest.mark.parametrize("kind", [OwnLoss, OwnForward])
 def test_a_loss_of_the_users_own_is_not_pythaes(kind):
-    with pytest.raises(NoAdapterError, match=r"\(2\) give the model, .* a method kl_loss"):
+    overridden = {OwnLoss: "loss_function", OwnForward: "forward"}[kind]
+    message = (
+        r"model must have a method kl_loss\(z, mu, logvar\), or pythae's own forward and "
+        rf"loss_function; {kind.__name__} overrides {overridden}, and has no such method"
+    )
+    with pytest.raises(NoAdapterError, match=message):
         attach(own(kind), TCDecomposition(beta=6), N)
 
 
 def test_a_forward_of_the_users_own_is_not_pythaes():
     check_encode(own(OwnLoss), BATCH)
-    with pytest.raises(NoAdapterError, match=r"\(2\) give the model, .* a method encode"):
+    message = (
+        r"model must have a method encode\(batch\), or .* forward; OwnForward overrides forward"
+    )
+    with pytest.raises(NoAdapterError, match=message):
         encode(own(OwnForward), BATCH)
 
 
@@ -402,11 +420,18 @@ def test_the_trainers_size_is_checked():
         loss_of(model, dataset_size=10)
 
 
-@pytest.mark.parametrize(("given", "training"), [(None, True), (None, False), (N, False)])
-def test_a_pass_without_n_has_no_loss(given, training):
-    model = build().train(training)
-    handle = attach(model, TCDecomposition(beta=6), given)
+def test_a_pass_in_train_mode_without_n_has_no_loss():
+    model = build()
+    handle = attach(model, TCDecomposition(beta=6))
     assert loss_of(model) is None
+    assert handle.terms() is None
+
+
+@pytest.mark.parametrize("given", [None, N])
+def test_a_pass_in_eval_mode_without_n_has_pythaes_loss(given):
+    model = build().eval()
+    handle = attach(model, TCDecomposition(beta=6), given)
+    assert torch.equal(loss_of(model), loss_of(build().eval()))
     assert handle.terms() is None
 
 
@@ -516,8 +541,36 @@ def test_a_last_batch_of_one_row_is_an_error(tmp_path):
     model = build()
     attach(model, TCDecomposition(beta=6))
     dataset = BaseDataset(X[: M + 1], torch.zeros(M + 1))
-    with torch.random.fork_rng(), pytest.raises(ValueError, match="M >= 2 rows"):
+    with torch.random.fork_rng(), pytest.raises(ValueError, match="M >= 2 rows") as caught:
         BaseTrainer(model, dataset, None, config(tmp_path)).train()
+    (note,) = caught.value.__notes__
+    assert "choose a batch size with which the items of the set leave no remainder of 1" in note
+
+
+@pytest.mark.skipif(torch.__version__ < (2, 13), reason="Dynamo traces no __get__ before")
+@pytest.mark.parametrize("name", ["VAE", "BetaVAE", "INFOVAE_MMD"])
+def test_attach_adds_no_graph_to_a_compiled_model(name):
+    graphs = []
+
+    def counted(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    def compiled_loss(model):
+        torch.compiler.reset()
+        graphs.clear()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            output = torch.compile(model, backend=counted, fullgraph=True)(BATCH, dataset_size=N)
+        return output["loss"], len(graphs)
+
+    model = build(name)
+    _, of_pythae = compiled_loss(model)
+    handle = attach(model, TCDecomposition(beta=6))
+    loss, number = compiled_loss(model)
+    assert number == of_pythae
+    assert handle.terms() is not None
+    assert_close(loss, loss_of(model, dataset_size=N), torch.float32)
 
 
 # Saving and loading
