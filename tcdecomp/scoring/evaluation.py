@@ -97,8 +97,9 @@ def score(
     ValueError
         If there are fewer than two items, D differs among the batches, a posterior is not finite,
         an option is out of its range, or model and inputs are on different devices; if factors
-        have another length, are missing in some batches or for a callable in any, or are an array
-        beside a DataLoader that does not go through its data set in order; and where
+        have another length or index, are missing in some batches or for a callable in any, or are
+        an array beside a DataLoader that does not go through its data set in order; if a process
+        of the group is refused or has no items, or the processes do not agree; and where
         :func:`tcdecomp.mig_score` or :func:`tcdecomp.decompose_dataset` raises it.
 
     References
