@@ -101,7 +101,7 @@ class Report:
             parts.append(_table([("", "nats", "+-"), *rows]))
         parts.append(self._latent_table())
         if self.mig is None:
-            parts.append("no MIG: no factors found")
+            parts.append("no MIG: no factors found that vary")
         else:
             parts.append(str(self.mig) + self._active_line())
         return "\n\n".join(parts)
