@@ -3,29 +3,34 @@
 import pkgutil
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
 import tcdecomp
+import tcdecomp_adapters
 
-WATCHED = (
-    "sklearn",
-    "scipy",
-    "pandas",
-    "matplotlib",
-    "lightning",
-    "pytorch_lightning",
-    "diffusers",
-    "pyro",
-    "pythae",
-    "torchmetrics",
-    "tcdecomp_adapters",
-)
+# How each adapter's framework is imported.
+FRAMEWORKS = {
+    "diffusers": "from diffusers import ModelMixin",  # which diffusers loads late
+    "lightning": "import lightning.pytorch",
+    "plain": "import torch",
+    "pyro": "import pyro.infer",
+    "pythae": "import pythae.trainers.training_callbacks",
+    "pytorch_lightning": "import pytorch_lightning",
+    "scvi": "import scvi",
+    "torchmetrics": "import torchmetrics",
+}
+PACKAGES = set(FRAMEWORKS) - {"plain"} | {"accelerate", "ignite", "skorch", "transformers"}
+WATCHED = {"sklearn", "scipy", "pandas", "matplotlib", "tcdecomp_adapters"} | PACKAGES
 
 
-def loaded_by(statement):
-    """Return which of the watched packages a fresh interpreter holds after the statement."""
-    code = f"import sys; {statement}; print(*[m for m in {WATCHED} if m in sys.modules])"
+def loaded_by(statement, after="pass"):
+    """Return which watched packages the statement loads in a fresh interpreter, after another."""
+    code = (
+        f"import sys; {after}; before = set(sys.modules); {statement}; "
+        f"print(*({WATCHED} & set(sys.modules) - before))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.split()
 
@@ -37,6 +42,28 @@ def test_importing_loads_no_framework_and_no_adapter():
 
 def test_the_check_above_can_fail():
     assert {"sklearn", "scipy"} <= set(loaded_by("import tcdecomp, sklearn"))
+
+
+def check_loads_no_other_framework(name):
+    loaded = set(loaded_by(f"import tcdecomp_adapters.{name}", after=FRAMEWORKS[name]))
+    assert loaded & (PACKAGES | {"tcdecomp_adapters"}) == {"tcdecomp_adapters"}
+
+
+def test_each_adapter_is_watched():
+    names = {module.name for module in pkgutil.iter_modules(tcdecomp_adapters.__path__)}
+    assert {name for name in names if not name.startswith("_")} == set(FRAMEWORKS)
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_an_adapter_loads_no_framework_but_its_own(name):
+    if name == "scvi" and find_spec(name) is None:
+        pytest.skip("scvi-tools has an environment of its own, whose tests have this one")
+    check_loads_no_other_framework(name)
+
+
+def test_that_check_can_fail():
+    statement = "import tcdecomp_adapters.pyro, torchmetrics"
+    assert "torchmetrics" in loaded_by(statement, after=FRAMEWORKS["pyro"])
 
 
 @pytest.mark.parametrize("name", tcdecomp.__all__)

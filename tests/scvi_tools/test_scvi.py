@@ -18,6 +18,7 @@ from tcdecomp import TCDecomposition, attach, encode
 from tcdecomp.attachment import Attachment
 from tcdecomp.plugins import NoAdapterError
 from tcdecomp.testing import check_attach, check_encode
+from test_package import check_loads_no_other_framework
 from tolerances import assert_close
 
 TERMS = ("index_code_mi", "total_correlation", "dimension_wise_kl")
@@ -29,6 +30,10 @@ class Recorder(TCDecomposition):
     def decompose(self, z, mu, logvar, dataset_size):
         vars(self).setdefault("sizes", []).append(dataset_size)
         return super().decompose(z, mu, logvar, dataset_size)
+
+
+def test_the_adapter_loads_no_framework_but_its_own():
+    check_loads_no_other_framework("scvi")
 
 
 # Encoding
