@@ -93,7 +93,7 @@ def attach(
     -------
     Attachment
         Its ``detach()`` undoes it, as the end of a ``with`` block does, and its ``terms()`` are
-        those of the last step.
+        those of the last step: None if the model's loss went past the criterion.
 
     Raises
     ------

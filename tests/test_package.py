@@ -1,9 +1,11 @@
 """The package as a whole: what importing it costs, and what it shows."""
 
 import pkgutil
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +77,16 @@ def test_public_names_are_there_and_explained(name):
 def test_no_public_function_shares_its_name_with_a_module():
     modules = {module.name for module in pkgutil.iter_modules(tcdecomp.__path__)}
     assert modules.isdisjoint(tcdecomp.__all__)
+
+
+def test_the_table_of_frameworks_names_the_versions_that_the_tests_run_with():
+    root = Path(tcdecomp.__file__).parents[1]
+    files = root / "constraints.txt", root / "tests" / "scvi_tools" / "constraints.txt"
+    pins = "\n".join(file.read_text() for file in reversed(files))  # of two the first file's counts
+    versions = dict(re.findall(r"^(\S+)==(\S+)$", pins, re.MULTILINE))
+    page = (root / "docs" / "frameworks.md").read_text()
+    rows = re.findall(r"^\| \[([^\]]+)\][^|]*\| ([^|]+) \| >= ", page, re.MULTILINE)
+    distributions = {"plain PyTorch": "torch", "Pyro": "pyro-ppl", "ignite": "pytorch-ignite"}
+    want = {name: versions[distributions.get(name, name.lower())] for name, _ in rows}
+    assert {name: version.split()[-1] for name, version in rows} == want
+    assert len(rows) == 11

@@ -121,6 +121,19 @@ def test_training_attached_is_training_with_the_criterion():
     assert not torch.equal(trained(VAE()), trained(by_hand))
 
 
+def test_a_replica_of_data_parallel_has_the_loss_of_its_own_rows():
+    model = VAE()
+    handle = attach(model, TCDecomposition(beta=6), N)
+    losses = []
+    for module in (model, model._replicate_for_data_parallel()):
+        torch.manual_seed(1)
+        losses.append(module.loss(X[:16]))
+    assert torch.equal(*losses)
+    assert handle.terms() is not None
+    handle.detach()
+    assert "kl_loss" not in vars(model._replicate_for_data_parallel())
+
+
 def test_a_deep_copy_trains_with_its_own_learned_prior():
     class Prior(nn.Module):
         def __init__(self):
