@@ -5,10 +5,12 @@ code uses. FAULTS maps a name to the function, the estimator and the verdicts th
 """
 
 import math
+from functools import cache
 
 import torch
 from torch.distributions import Normal
 
+import reference
 from tcdecomp import decompose
 
 LOG_2PI = math.log(2 * math.pi)
@@ -23,23 +25,32 @@ def pairs(z, mu, logvar):
     return gaussian(z[:, None], mu[None], logvar[None])
 
 
-def symmetric_weights(size, total):
-    weights = torch.full((size, size), (total - 1) / (total * (size - 1)))
-    return weights.fill_diagonal_(1 / total)
+def weights_of(row):
+    """The matrix of one of the reference's rows, (M, N) -> (M, M)."""
+    rows = cache(lambda size, total: [row(i, size, total) for i in range(size)])
+    return lambda size, total: torch.tensor(rows(size, total))
 
 
-def paper_weights(size, total):
-    others = size - 1
-    special = (total - others) / (total * others)
-    weights = torch.full((size, size), 1 / others)
-    weights.view(-1)[:: size + 1] = 1 / total
-    weights.view(-1)[1 :: size + 1] = special
-    weights[others, 0] = special
-    return weights
+def paper_weights(special):
+    """The paper's matrix for a choice of each row's special component, (i, M) -> column."""
+    return weights_of(
+        lambda i, size, total: reference.mss_row_of_the_paper(i, special(i, size), size, total)
+    )
+
+
+symmetric_weights = weights_of(reference.mss_row)
+
+CHOICES = {
+    "next": lambda i, size: (i + 1) % size,
+    "previous": lambda i, size: (i - 1) % size,
+    "first": lambda i, size: 0 if i else size - 1,
+    "last": lambda i, size: size - 1 if i < size - 1 else 0,
+    "next but one": lambda i, size: (i + 2) % size,
+}
 
 
 def wrong_columns(size, total):
-    """The same with the strides and the row that stand in public code, where M is others."""
+    """The paper's with the strides and the row of public code, where M is the number of others."""
     others = size - 1
     special = (total - others) / (total * others)
     weights = torch.full((size, size), 1 / others)
@@ -70,16 +81,9 @@ def weighted_by(matrix):
     return lambda z, mu, logvar, total: mixture(z, mu, logvar, matrix(len(z), total).log())
 
 
-mss, paper, public = map(weighted_by, (symmetric_weights, paper_weights, wrong_columns))
-
-
-def mws(z, mu, logvar, total):
-    size = len(z)
-    return mixture(z, mu, logvar, torch.full((size, size), -math.log(size * total)))
-
-
-def inclusive(z, mu, logvar, total):
-    return mixture(z, mu, logvar, torch.full((len(z), len(z)), -math.log(len(z))))
+mss, mws, inclusive = (weighted_by(weights_of(row)) for row in reference.ROWS.values())
+paper = weighted_by(paper_weights(CHOICES["next"]))
+public = weighted_by(wrong_columns)
 
 
 def unweighted(z, mu, logvar, total):
@@ -223,6 +227,10 @@ def wrong_axis(z, mu, logvar, total):
     )
 
 
+def transposed(matrix):
+    return lambda size, total: matrix(size, total).T
+
+
 def viewed(z, mu, logvar, total):
     """Marginals by dimension: (D, M) by a view, where a transpose is meant."""
     size, dim = z.shape
@@ -272,13 +280,55 @@ def analytic_entropy(z, mu, logvar, total):
     return mi - excess.sum(1).mean(), tc, dimension_wise_kl
 
 
-def with_closed_form_kl(z, mu, logvar, total):
-    mi, tc, _ = mss(z, mu, logvar, total)
-    kl = 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1).mean()
-    return mi, tc, kl - mi - tc
+def with_closed_form_kl(index, function=mss):
+    """One of the terms as what the other two leave of the closed-form KL."""
+
+    def terms(z, mu, logvar, total):
+        answers = list(function(z, mu, logvar, total))
+        kl = 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1).mean()
+        answers[index] = kl - sum(answers[:index] + answers[index + 1 :])
+        return answers
+
+    return terms
 
 
-ORDER = "depends on the order of the batch"
+def in_loops(z, mu, logvar, total):
+    """Point by point, and dimension by dimension."""
+    (size, dim), rows = z.shape, []
+    for i, log_weights in enumerate(symmetric_weights(size, total).log().to(z)):
+        density = [gaussian(z[i, j], mu[:, j], logvar[:, j]) for j in range(dim)]
+        log_qz = torch.logsumexp(log_weights + sum(density), 0)
+        product = sum(torch.logsumexp(log_weights + each, 0) for each in density)
+        prior = gaussian(z[i], z[i] * 0, z[i] * 0).sum()
+        rows.append(torch.stack([sum(density)[i] - log_qz, log_qz - product, product - prior]))
+    return torch.stack(rows).mean(0).unbind()
+
+
+def in_products(z, mu, logvar, total):
+    """The square expanded into matrix products, after the means are taken off; means at once."""
+    shift, precision = mu.mean(0), torch.exp(-logvar)
+    x, m = z - shift, mu - shift
+    square = x.square() @ precision.T - 2 * x @ (m * precision).T + (m**2 * precision).sum(1)
+    joint = -0.5 * (square + (logvar + LOG_2PI).sum(1))
+    log_weights = symmetric_weights(len(z), total).log().to(z)
+    log_qz = torch.logsumexp(joint + log_weights, 1).mean()
+    product = torch.logsumexp(pairs(z, mu, logvar) + log_weights[:, :, None], 1).sum(1).mean()
+    prior = -0.5 * (z.square() + LOG_2PI).sum(1).mean()
+    return joint.diagonal().mean() - log_qz, log_qz - product, product - prior
+
+
+def clamped(function=mss, terms=(0, 1, 2)):
+    """The terms, of which some are not let below 0."""
+
+    def answers(z, mu, logvar, total):
+        given = enumerate(function(z, mu, logvar, total))
+        return tuple(term.clamp(min=0) if i in terms else term for i, term in given)
+
+    return answers
+
+
+ORDER, FLOOR = "depends on the order of the batch", "variance has a floor"
+CLAMPED = "perhaps clamped at 0"
 
 # Code without a fault: its estimator and the remarks on it.
 RIGHT = {
@@ -286,13 +336,28 @@ RIGHT = {
     "tcdecomp, mss-jackknife": (library("mss-jackknife"), "MSS with jackknife", set()),
     "per item": (per_item, "symmetric MSS", set()),
     "textbook": (mss, "symmetric MSS", set()),
-    "the paper's": (paper, "MSS of the paper", {ORDER}),
+    **{
+        f"the paper's, {name}": (weighted_by(paper_weights(choice)), "MSS of the paper", {ORDER})
+        for name, choice in CHOICES.items()
+    },
+    "loops": (in_loops, "symmetric MSS", set()),
+    "centred products": (in_products, "symmetric MSS", set()),
     "float64 inside": (in_dtype(torch.float64), "symmetric MSS", set()),
     "numbers": (detached, "symmetric MSS", {"no gradient"}),
     "numpy": (in_numpy, "symmetric MSS", {"no gradient"}),
     "analytic entropy": (analytic_entropy, "symmetric MSS", set()),
     "mu detached": (partly_detached, "symmetric MSS", {"gradient cut"}),
-    "closed-form KL": (with_closed_form_kl, "symmetric MSS", set()),
+    "MI of the closed-form KL": (with_closed_form_kl(0), "symmetric MSS", set()),
+    "TC of the closed-form KL": (with_closed_form_kl(1), "symmetric MSS", set()),
+    "DWKL of the closed-form KL": (with_closed_form_kl(2), "symmetric MSS", set()),
+    "closed-form KL, paper's": (with_closed_form_kl(2, paper), "MSS of the paper", {ORDER}),
+    "logvar clamped": (misread(lambda v: v.clamp(-10, 10)), "symmetric MSS", {FLOOR}),
+    "variance with 1e-8": (misread(lambda v: (v.exp() + 1e-8).log()), "symmetric MSS", set()),
+    "variance with 1e-5": (misread(lambda v: (v.exp() + 1e-5).log()), "symmetric MSS", {FLOOR}),
+    "all clamped": (clamped(), "symmetric MSS", {CLAMPED}),
+    "TC clamped": (clamped(terms=[1]), "symmetric MSS", {CLAMPED}),
+    "TC clamped per item": (clamped(per_item, [1]), "symmetric MSS", {CLAMPED}),
+    "paper's, TC clamped": (clamped(paper, [1]), "MSS of the paper", {CLAMPED, ORDER}),
 }
 
 MISSING, MISREAD = "constant missing", "log-variance misread"
@@ -356,6 +421,37 @@ FAULTS = {
     "logvar as std": (misread(lambda v: 2 * v.log()), "symmetric MSS", {MISREAD}, set()),
     "logvar as Normal's scale": (normal_with_scale_logvar, "symmetric MSS", {MISREAD}, set()),
     "logsumexp over points": (wrong_axis, "symmetric MSS", {"sum over the wrong axis"}, set()),
+    "logvar halved": (misread(lambda v: 0.5 * v), "symmetric MSS", {MISREAD}, set()),
+    "the paper's, previous, weights per dimension": (
+        counted_per_dimension(paper_weights(CHOICES["previous"])),
+        "MSS of the paper",
+        {"weights counted D times"},
+        {ORDER},
+    ),
+    "the paper's, first, transposed": (
+        weighted_by(transposed(paper_weights(CHOICES["first"]))),
+        "MSS of the paper, misplaced",
+        {"special components misplaced"},
+        {ORDER},
+    ),
+    "own weight in the next column": (
+        weighted_by(lambda size, total: symmetric_weights(size, total).roll(1, 1)),
+        "unknown",
+        {"unknown form"},
+        {ORDER},
+    ),
+    "public MSS, all clamped": (
+        clamped(public),
+        "MSS in the wrong columns",
+        {"inclusive in disguise"},
+        {ORDER, CLAMPED},
+    ),
+    "DWKL always 0": (
+        lambda *inputs: (*mss(*inputs)[:2], 0.0),
+        "unknown",
+        {"always 0"},
+        set(),
+    ),
     "view for transpose": (viewed, "symmetric MSS", {"axes mixed up"}, set()),
     "no weights in the marginals": (without_marginal_weights, "symmetric MSS", {MISSING}, set()),
     "TC detached": (detached_tc, "symmetric MSS", {"no gradient"}, set()),

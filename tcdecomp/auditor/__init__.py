@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from tcdecomp.auditor.findings import UNKNOWN, Weights, examine
-from tcdecomp.auditor.report import Audit
+from tcdecomp.auditor.findings import examine
+from tcdecomp.auditor.forms import UNKNOWN
+from tcdecomp.auditor.measured import Weights
+from tcdecomp.auditor.report import Audit, Verdict
 from tcdecomp.auditor.study import Study
 from tcdecomp.auditor.subject import RaisedError, Subject, TermsFunction
 from tcdecomp.auditor.symptoms import raising
-from tcdecomp.auditor.verdict import Verdict
 from tcdecomp.auditor.verdicts import verdicts
 
 __all__ = ["Audit", "Study", "Verdict", "Weights", "audit"]

@@ -9,15 +9,26 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tcdecomp.auditor.forms import COUNTED, DENSITIES, JACKKNIFE, MATRICES, SCALES, Form, Matrix
+from tcdecomp.auditor.forms import (
+    COUNTED,
+    DENSITIES,
+    JACKKNIFE,
+    MATRICES,
+    PAPER,
+    SCALES,
+    Form,
+    Matrix,
+)
 from tcdecomp.auditor.probes import Probe
+from tcdecomp.auditor.subject import Answer
 
-__all__ = ["Explanation", "departures", "explain"]
+__all__ = ["COARSE", "PRECISE", "Explanation", "departures", "explain"]
 
-ACCEPTED = 0.03  # relative error that code in half precision may have
+PRECISE = 1e-4  # relative error of code in single precision, with a margin
+COARSE = 0.03  # the same, in half precision
 SAME = 1e-4  # relative error below which forms reproduce equally well
 MOST = 3  # a form departs in fewer things than this, its outputs left aside
-UNFAULTED = ("symmetric MSS", "MSS of the paper", JACKKNIFE)
+UNFAULTED = ("symmetric MSS", PAPER, JACKKNIFE)
 
 _ORDERS = tuple(itertools.permutations(range(3)))
 _SIGNS = tuple(itertools.product((1, -1), repeat=3))
@@ -41,7 +52,10 @@ def departures(form: Form) -> list[str]:
 
 
 def explain(
-    probes: list[Probe], answers: Tensor, matrices: Mapping[str, Matrix] = MATRICES
+    probes: list[Probe],
+    answers: list[Answer],
+    accepted: float = PRECISE,
+    matrices: Mapping[str, Matrix] = MATRICES,
 ) -> Explanation | None:
     """Return the form with the fewest departures that reproduces the answers, or None.
 
@@ -49,15 +63,17 @@ def explain(
     ----------
     probes : list of Probe
         What was put to the code.
-    answers : Tensor, shape (P, 3)
+    answers : list of Answer
         What it answered.
+    accepted : float
+        Relative error that it may have.
     matrices : mapping of str to callable
         The weights to try, by name.
     """
     candidates: list[Explanation] = []
     for number in range(MOST):
         for core in _cores(matrices, number):
-            candidates += _outputs(core, probes, answers)
+            candidates += _outputs(core, probes, answers, accepted)
         limit = max(SAME, 4 * min((c.error for c in candidates), default=0.0))
         # In full precision no two forms agree; in half precision all have to be compared.
         if candidates and (limit == SAME or number == MOST - 1):
@@ -82,23 +98,24 @@ def _cost(form: Form) -> int:
     return len(departures(form)) + extra
 
 
-def _outputs(core: Form, probes: list[Probe], answers: Tensor) -> Iterator[Explanation]:
+def _outputs(
+    core: Form, probes: list[Probe], answers: list[Answer], accepted: float
+) -> Iterator[Explanation]:
     """Yield the core with every order, sign and scale that fits."""
     worst = torch.zeros(len(_OUTPUTS), dtype=torch.float64)
     for probe, answer in zip(probes, answers, strict=True):
         worst = torch.maximum(worst, _errors(core, probe, answer))
-        if not (worst <= ACCEPTED).any():
+        if not (worst <= accepted).any():
             return
-    for index in (worst <= ACCEPTED).nonzero().flatten().tolist():
+    for index in (worst <= accepted).nonzero().flatten().tolist():
         scale, order, signs = _OUTPUTS[index]
         form = replace(core, scale=scale, order=order, signs=signs)
         yield Explanation(form, worst[index].item())
 
 
-def _errors(core: Form, probe: Probe, answer: Tensor) -> Tensor:
+def _errors(core: Form, probe: Probe, answer: Answer) -> Tensor:
     """Return the relative error of each of the outputs, in their order."""
     scales = torch.tensor([scale(*probe.shape) for scale in SCALES.values()], dtype=torch.float64)
     signed = scales[:, None, None] * torch.tensor(_SIGNS) * core.terms(probe)
     predicted = signed[:, :, torch.tensor(_ORDERS)].transpose(1, 2)  # (scale, order, sign, 3)
-    errors = (predicted - answer).abs() / (1 + predicted.abs())
-    return errors.amax(3).flatten().nan_to_num(torch.inf, posinf=torch.inf)
+    return answer.errors(predicted).amax(3).flatten()

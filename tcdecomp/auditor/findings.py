@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 
 from tcdecomp.auditor import probes
-from tcdecomp.auditor.explanation import Explanation, departures, explain
-from tcdecomp.auditor.forms import Form, symmetric
+from tcdecomp.auditor.explanation import PRECISE, Explanation
+from tcdecomp.auditor.forms import Form
 from tcdecomp.auditor.gradient import Gradient, gradient
+from tcdecomp.auditor.measured import Weights, weigh
 from tcdecomp.auditor.probes import CPU, Probe
+from tcdecomp.auditor.search import search
 from tcdecomp.auditor.study import Study, study
-from tcdecomp.auditor.subject import RaisedError, Subject, relative_error
+from tcdecomp.auditor.subject import (
+    Answer,
+    RaisedError,
+    Subject,
+    largest_change,
+    relative_error,
+    relative_errors,
+)
 
-__all__ = ["PRECISE", "UNKNOWN", "Findings", "Weights", "examine"]
+__all__ = ["Findings", "examine"]
 
-PRECISE = 1e-4  # relative error of code in single precision, with a margin
 WEIGHED_AT = ((4, 1000), (16, 1000), (16, 100_000))  # (M, N)
-UNKNOWN = "unknown"  # estimator
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The weights of a row, as measured: geometric means over the rows.
-
-    Attributes
-    ----------
-    batch_size, dataset_size : int
-        M and N.
-    own, row_sum : float
-        Weight of the own component, and sum over all components.
-    """
-
-    batch_size: int
-    dataset_size: int
-    own: float
-    row_sum: float
+SHARPER = (-25.0, -38.0)  # log-variances that the code is given for z of -12
 
 
 @dataclass(frozen=True)
@@ -57,12 +46,16 @@ class Findings:
         Measured weights, with the form's scale, order and signs undone.
     unrepeated, reordered : float
         Largest relative change of an answer to the same batch, and to its rows in another order.
+    always_zero, clamped : Tensor of bool, shape (3,)
+        Which answers are 0 whatever the batch, and on some where only a clamp makes them so.
     example : tuple of (Probe, Tensor)
         One batch, and the code's answers.
     gradient : Gradient or None
         None where the precision is too low to tell.
     extremes : dict of str to float
         Largest relative error at each extreme; infinite if an answer is not finite.
+    floored : bool
+        Whether the code has the same answer for all very low log-variances.
     study : Study or None
         None where the code raised, or cannot take a negative logvar.
     raised : tuple of str
@@ -75,9 +68,12 @@ class Findings:
     weights: tuple[Weights, ...]
     unrepeated: float
     reordered: float
+    always_zero: Tensor
+    clamped: Tensor
     example: tuple[Probe, Tensor]
     gradient: Gradient | None
     extremes: dict[str, float]
+    floored: bool
     study: Study | None
     raised: tuple[str, ...]
 
@@ -91,60 +87,31 @@ def examine(subject: Subject, generator: Generator) -> Findings:
         If it raises on an ordinary batch.
     """
     ordinary = [probe.to(CPU, subject.dtype) for probe in probes.ordinary(generator)]
-    answers = _answers(subject, ordinary)
-    unrepeated = relative_error(_answers(subject, ordinary), answers)
-    explanation = None
-    if unrepeated <= PRECISE:  # else there is no one form
-        explanation = explain(ordinary, answers) or _by_its_weights(subject, ordinary, answers)
+    answers = [subject.read(probe) for probe in ordinary]
+    unrepeated = largest_change(subject, ordinary, answers)
+    explanation = in_one_dimension = None
+    always_zero = _always_zero(subject, ordinary, answers)
+    if unrepeated <= PRECISE and not always_zero.any():  # else there is no one form
+        explanation, in_one_dimension = search(subject, ordinary, answers)
     form = explanation.form if explanation else Form()
     raised: list[str] = []
     goes_on = form.takes_negative_logvar
     return Findings(
-        bool(answers.isfinite().all()),
+        all(bool(answer.terms.isfinite().all()) for answer in answers),
         explanation,
-        None if explanation or unrepeated > PRECISE else _in_one_dimension(ordinary, answers),
+        in_one_dimension,
         tuple(weigh(subject, form, *sizes) for sizes in WEIGHED_AT),
         unrepeated,
-        relative_error(subject.read(probes.shuffled(ordinary[2])), answers[2]),
-        (ordinary[0], answers[0]),
+        largest_change(subject, [probes.shuffled(ordinary[2])], answers[2:3]),
+        always_zero,
+        _clamped(ordinary, answers, explanation),
+        (ordinary[0], answers[0].terms),
         gradient(subject, ordinary[2], generator),
         _extremes(subject, explanation, generator, raised) if goes_on else {},
+        goes_on and _floored(subject, ordinary[0]),
         _study(subject, generator, raised) if goes_on else None,
         tuple(raised),
     )
-
-
-def _answers(subject: Subject, ordinary: list[Probe]) -> Tensor:
-    return torch.stack([subject.read(probe) for probe in ordinary])
-
-
-def weigh(subject: Subject, form: Form, size: int, dataset_size: int) -> Weights:
-    """Measure the weights, once the form's scale, order and signs are undone."""
-    apart, together = (
-        form.undo(subject.read(probe), probe)[0].neg().exp().item()
-        for probe in (probes.apart(size, dataset_size), probes.together(size, dataset_size))
-    )
-    return Weights(size, dataset_size, apart, together)
-
-
-def _by_its_weights(subject: Subject, ordinary: list[Probe], answers: Tensor) -> Explanation | None:
-    """Explain the answers by the weights that are measured, if no known ones do."""
-
-    @cache
-    def pair(others: int, total: int) -> tuple[float, float]:
-        weights = weigh(subject, Form(), others + 1, total)
-        return weights.own, max(weights.row_sum - weights.own, 0.0) / others
-
-    return explain(ordinary, answers, {UNKNOWN: symmetric(pair)})
-
-
-def _in_one_dimension(ordinary: list[Probe], answers: Tensor) -> Explanation | None:
-    """Return the form that the code has for D = 1, where its only departure is in the weights."""
-    rows = [i for i, probe in enumerate(ordinary) if probe.shape[1] == 1]
-    explanation = explain([ordinary[i] for i in rows], answers[rows])
-    if explanation and set(departures(explanation.form)) <= {"estimator"}:
-        return explanation
-    return None
 
 
 def _extremes(
@@ -156,12 +123,52 @@ def _extremes(
         probe = make(generator).to(CPU, subject.dtype)
         try:
             got = subject.read(probe)
-            expected = explanation.form.predict(probe) if explanation else got
+            expected = explanation.form.predict(probe) if explanation else got.terms
         except RaisedError as error:
             raised.append(str(error))
         else:
-            errors[name] = relative_error(got, expected)
+            errors[name] = got.errors(expected).max().item()
     return errors
+
+
+def _floored(subject: Subject, probe: Probe) -> bool:
+    """Tell whether the answers do not change as the posteriors get ever sharper around z."""
+    sharp = replace(probe, logvar=torch.full_like(probe.mu, -12.0))
+    sharp = sharp.to(subject.device, subject.dtype)
+    z = next(sharp.samples())
+    try:
+        low, lower = (
+            subject.terms(
+                z.clone(), sharp.mu.clone(), torch.full_like(z, logvar), probe.dataset_size
+            )
+            for logvar in SHARPER
+        )
+    except RaisedError:
+        return False
+    return relative_error(low, lower) <= PRECISE
+
+
+def _always_zero(subject: Subject, ordinary: list[Probe], answers: list[Answer]) -> Tensor:
+    """Tell which answers are 0 even where posteriors are far apart, and no right term is."""
+    several = [
+        answer for probe, answer in zip(ordinary, answers, strict=True) if probe.shape[1] > 1
+    ]
+    several.append(subject.read(probes.apart(4, 1000, dim=2)))
+    return torch.stack([answer.terms == 0 for answer in several]).all(0)
+
+
+def _clamped(
+    ordinary: list[Probe], answers: list[Answer], explanation: Explanation | None
+) -> Tensor:
+    """Tell which answers are exactly 0 where the form has another value; in one dimension TC is."""
+    clamped = torch.zeros(3, dtype=torch.bool)
+    for probe, answer in zip(ordinary, answers, strict=True):
+        if explanation:
+            off = relative_errors(answer.terms, explanation.form.predict(probe))
+            clamped |= answer.at_zero & (off > max(PRECISE, 4 * explanation.error))
+        elif probe.shape[1] > 1:
+            clamped |= answer.at_zero
+    return clamped
 
 
 def _study(subject: Subject, generator: Generator, raised: list[str]) -> Study | None:

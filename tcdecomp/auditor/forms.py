@@ -18,7 +18,20 @@ from tcdecomp.auditor.probes import Probe
 from tcdecomp.estimators import inclusive, mss, mws
 from tcdecomp.posterior import LOG_2PI
 
-__all__ = ["COUNTED", "DENSITIES", "JACKKNIFE", "MATRICES", "SCALES", "Form", "Matrix", "symmetric"]
+__all__ = [
+    "COUNTED",
+    "DENSITIES",
+    "JACKKNIFE",
+    "MATRICES",
+    "MISPLACED",
+    "PAPER",
+    "SCALES",
+    "UNKNOWN",
+    "Form",
+    "Matrix",
+    "paper",
+    "symmetric",
+]
 
 Matrix = Callable[[int, int], Tensor]
 
@@ -37,12 +50,21 @@ def _filled(size: int, value: float) -> Tensor:
     return torch.full((size, size), value, dtype=torch.float64)
 
 
-def _paper(size: int, dataset_size: int) -> Tensor:
-    """Weights of the paper, appendix C.2: each row's next component is its special one."""
-    matrix = symmetric(lambda others, total: (1 / total, 1 / others))(size, dataset_size)
-    rows = torch.arange(size)
-    matrix[rows, (rows + 1) % size] = _special(size, dataset_size)
-    return matrix
+def paper(size: int, dataset_size: int, special: Tensor | None = None) -> Tensor:
+    """Return the weights of the paper, appendix C.2.
+
+    Parameters
+    ----------
+    size, dataset_size : int
+        M and N.
+    special : Tensor of bool, shape (M, M), optional
+        Whether the column's component is special to the row; by default each row's next is.
+    """
+    if special is None:
+        special = torch.eye(size, dtype=torch.bool).roll(1, 1)
+    matrix = _filled(size, 1 / (size - 1))
+    matrix[special] = _special(size, dataset_size)
+    return matrix.fill_diagonal_(1 / dataset_size)
 
 
 def _wrong_columns(size: int, dataset_size: int) -> Tensor:
@@ -59,12 +81,13 @@ def _special(size: int, dataset_size: int) -> float:
     return (dataset_size - others) / (dataset_size * others)
 
 
-JACKKNIFE = "MSS with jackknife"
+JACKKNIFE, PAPER = "MSS with jackknife", "MSS of the paper"
+MISPLACED, UNKNOWN = "MSS of the paper, misplaced", "unknown"
 
 MATRICES: dict[str, Matrix] = {
     "symmetric MSS": symmetric(mss),
     JACKKNIFE: symmetric(mss),
-    "MSS of the paper": _paper,
+    PAPER: paper,
     "MSS in the wrong columns": _wrong_columns,
     "MWS": symmetric(mws),
     "inclusive": symmetric(inclusive),
@@ -123,6 +146,7 @@ class Densities:
 DENSITIES = {
     "right": Densities(),
     "logvar taken for log-std": Densities(variance=lambda logvar: (2 * logvar).exp()),
+    "logvar halved": Densities(variance=lambda logvar: (0.5 * logvar).exp()),
     "logvar taken for variance": Densities(variance=lambda logvar: logvar),
     "logvar taken for std": Densities(variance=lambda logvar: (2 * logvar.log()).exp()),
     "no log(2 pi) in q": Densities(q_constant=0),

@@ -48,7 +48,7 @@ def gradient(subject: Subject, probe: Probe, generator: Generator) -> Gradient |
     leaves = [tensor.clone().requires_grad_() for tensor in inputs]
     z, mu, logvar = (leaf.clone() for leaf in leaves)
     try:
-        answers = subject.answer(z, mu, logvar, probe.dataset_size)
+        answers = subject.terms(z, mu, logvar, probe.dataset_size)
     except RaisedError:  # code that leaves torch refuses tensors with a graph
         return Gradient(torch.zeros(3, dtype=torch.bool), *torch.zeros(2, 3, 3))
     slopes = torch.stack([_slopes(answer, leaves, shifts) for answer in answers])
@@ -75,6 +75,6 @@ def _difference(
     def moved(step: float) -> Tensor:
         tensors = [tensor.clone() for tensor in inputs]
         tensors[index] += step * shift
-        return subject.answer(tensors[0], tensors[1], tensors[2], dataset_size).detach()
+        return subject.terms(tensors[0], tensors[1], tensors[2], dataset_size).detach()
 
     return (moved(STEP) - moved(-STEP)) / (2 * STEP)

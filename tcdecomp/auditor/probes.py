@@ -8,7 +8,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-__all__ = ["CPU", "EXTREMES", "Probe", "apart", "ordinary", "shuffled", "together"]
+__all__ = [
+    "CPU",
+    "EXTREMES",
+    "SHARP",
+    "Probe",
+    "apart",
+    "ordinary",
+    "overlapping_pair",
+    "shuffled",
+    "together",
+    "turned",
+]
 
 CPU = torch.device("cpu")
 
@@ -74,10 +85,10 @@ def _signs(size: int, dim: int, generator: Generator) -> Tensor:
     return 2.0 * torch.randint(2, (size, dim), generator=generator, dtype=torch.float64) - 1
 
 
-def apart(size: int, dataset_size: int) -> Probe:
-    """Return one-dimensional posteriors that do not see each other: MI is -log(own weight)."""
+def apart(size: int, dataset_size: int, dim: int = 1) -> Probe:
+    """Return posteriors that do not see each other, in any dimension: MI is -log(own weight)."""
     mu = SPACING * (torch.arange(size, dtype=torch.float64) - (size - 1) / 2)
-    return _alike(mu[:, None], dataset_size)
+    return _alike(mu[:, None].repeat(1, dim), dataset_size)
 
 
 def together(size: int, dataset_size: int) -> Probe:
@@ -89,10 +100,29 @@ def _alike(mu: Tensor, dataset_size: int) -> Probe:
     return Probe(mu, torch.full_like(mu, 0.5), torch.ones_like(mu), dataset_size)
 
 
+def overlapping_pair(first: int, second: int, size: int, dataset_size: int) -> Probe:
+    """Return one-dimensional posteriors of which no two see each other but these.
+
+    The second is the wider one, so that what each sees of the other differs.
+    """
+    mu = SPACING * torch.arange(1, size + 1, dtype=torch.float64)[:, None]
+    mu[[first, second]] = 0.0
+    probe = _alike(mu, dataset_size)
+    probe.logvar[second] = 1.0
+    return probe
+
+
 def shuffled(probe: Probe) -> Probe:
-    """Return the same batch with its rows in another order."""
-    rows = torch.arange(len(probe.mu)).roll(1).flip(0)
+    """Return the same batch with its rows in another order: odd ones first, the rest reversed."""
+    rows = torch.arange(len(probe.mu))
+    rows = torch.cat([rows[1::2], rows[::2].flip(0)])
     return replace(probe, mu=probe.mu[rows], logvar=probe.logvar[rows], noise=probe.noise[rows])
+
+
+def turned(probe: Probe) -> Probe:
+    """Return the same batch with its dimensions in the opposite order."""
+    mu, logvar, noise = (tensor.flip(1) for tensor in (probe.mu, probe.logvar, probe.noise))
+    return replace(probe, mu=mu, logvar=logvar, noise=noise)
 
 
 def _many_dimensions(generator: Generator) -> Probe:
@@ -117,10 +147,12 @@ def _large(generator: Generator) -> Probe:
     return Probe(mu, torch.full_like(mu, -1.0), _signs(32, 10, generator), 10_000)
 
 
+SHARP = "log-variances of -12"
+
 # The first is none, and common; a form that small batches tell has to hold there too.
 EXTREMES = {
     "M = 32, N = 10000, D = 10": _large,
     "100 dimensions": _many_dimensions,
-    "log-variances of -12": _sharp,
+    SHARP: _sharp,
     "means near 128": _far_out,
 }

@@ -1,21 +1,46 @@
-"""The auditor's report."""
+"""The auditor's report, and the verdicts in it."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
-from tcdecomp.auditor.findings import Weights
+from tcdecomp.auditor.measured import Weights
 from tcdecomp.auditor.study import BATCH_SIZE, DATASET_SIZE, DIM, Study
-from tcdecomp.auditor.verdict import Verdict
 from tcdecomp.terms import Terms
 
-__all__ = ["Audit"]
+__all__ = ["Audit", "Verdict"]
 
 WIDTH = 88
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One thing that the auditor found.
+
+    Attributes
+    ----------
+    name : str
+        What it is called.
+    kind : {"fine", "remark", "fault"}
+        Only a fault makes ``Audit.ok`` false.
+    sentence : str
+        What the code does.
+    remedy : str
+        What to do about it; empty where nothing needs to be done.
+    evidence : dict of str to float
+        The figures behind it.
+    """
+
+    name: str
+    kind: Literal["fine", "remark", "fault"]
+    sentence: str
+    remedy: str = ""
+    evidence: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,8 +46,8 @@ def study(subject: Subject, generator: Generator) -> Study:
     return Study(
         torch.stack(exact.terms[:3]),
         torch.stack(exact.standard_error[:3]),
-        torch.stack([subject.read(batch) for batch in batches]),
-        torch.stack([reference.read(batch) for batch in batches]),
+        torch.stack([subject.read(batch).terms for batch in batches]),
+        torch.stack([reference.read(batch).terms for batch in batches]),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -14,13 +14,48 @@ from torch import Tensor
 from tcdecomp.auditor.probes import Probe
 from tcdecomp.terms import Terms
 
-__all__ = ["RaisedError", "Subject", "TermsFunction", "relative_error"]
+__all__ = [
+    "Answer",
+    "RaisedError",
+    "Subject",
+    "TermsFunction",
+    "largest_change",
+    "relative_error",
+    "relative_errors",
+]
 
 TermsFunction = Callable[[Tensor, Tensor, Tensor, int], Any]
 
 
 class RaisedError(Exception):
     """The code under audit raised an exception; the message says which, and at what input."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the code answers to a probe.
+
+    Attributes
+    ----------
+    terms : Tensor, shape (3,)
+        Means over both signs of the noise; float64, on the CPU.
+    at_zero : Tensor of bool, shape (3,)
+        Whether a term is exactly 0, for either sign or for any row: it may be clamped there.
+    """
+
+    terms: Tensor
+    at_zero: Tensor
+
+    def errors(self, predicted: Tensor) -> Tensor:
+        """Return the relative errors, shape (..., 3); what a clamp at 0 may have raised is right.
+
+        Parameters
+        ----------
+        predicted : Tensor, shape (..., 3)
+            What the terms should be.
+        """
+        raised = self.at_zero & (self.terms > predicted)
+        return relative_errors(torch.where(raised, predicted, self.terms), predicted)
 
 
 @dataclass(frozen=True)
@@ -39,16 +74,18 @@ class Subject:
     device: torch.device
     dtype: torch.dtype
 
-    def read(self, probe: Probe) -> Tensor:
-        """Return the three terms, float64 on the CPU, as the mean over both signs of the noise."""
+    def read(self, probe: Probe) -> Answer:
+        """Return the answer to both signs of a probe's noise."""
         cast = probe.to(self.device, self.dtype)
         answers = [
-            self.answer(z, cast.mu.clone(), cast.logvar.clone(), cast.dataset_size)
+            self._call(z, cast.mu.clone(), cast.logvar.clone(), cast.dataset_size)
             for z in cast.samples()
         ]
-        return torch.stack(answers).mean(0).detach()
+        terms = torch.stack([_means(terms) for terms in answers]).mean(0).detach()
+        at_zero = torch.tensor([[bool((term == 0).any()) for term in terms] for terms in answers])
+        return Answer(terms, at_zero.any(0))
 
-    def answer(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int) -> Tensor:
+    def terms(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int) -> Tensor:
         """Return the three terms, shape (3,), in the graph if the code leaves one.
 
         Raises
@@ -59,6 +96,10 @@ class Subject:
             If it returns something else than three real numbers, or three vectors of shape (M,),
             whose means are taken.
         """
+        return _means(self._call(z, mu, logvar, dataset_size))
+
+    def _call(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int) -> list[Tensor]:
+        """Return what the code returns, checked: float64, on the CPU."""
         try:
             result = self.function(z, mu, logvar, dataset_size)
         except Exception as error:
@@ -66,7 +107,15 @@ class Subject:
                 f"{type(error).__name__} with z, mu and logvar of shape {tuple(z.shape)}, "
                 f"{z.dtype}, and N = {dataset_size}: {error}"
             ) from error
-        return torch.stack([_mean(term, len(z)) for term in _three(result)])
+        return [_checked(term, len(z)) for term in _three(result)]
+
+
+def largest_change(subject: Subject, probes: Iterable[Probe], answers: list[Answer]) -> float:
+    """Return the largest relative change of the answers, given changed probes."""
+    return max(
+        relative_error(subject.read(probe).terms, answer.terms)
+        for probe, answer in zip(probes, answers, strict=True)
+    )
 
 
 def _three(result: object) -> tuple[object, ...]:
@@ -79,7 +128,11 @@ def _three(result: object) -> tuple[object, ...]:
     raise _refusal(type(result).__name__)
 
 
-def _mean(term: object, size: int) -> Tensor:
+def _means(terms: list[Tensor]) -> Tensor:
+    return torch.stack([term.mean() for term in terms])
+
+
+def _checked(term: object, size: int) -> Tensor:
     if isinstance(term, bool) or not isinstance(term, (Tensor, np.ndarray, Real)):
         raise _refusal(f"{type(term).__name__} among them")
     value = torch.as_tensor(term)
@@ -87,7 +140,7 @@ def _mean(term: object, size: int) -> Tensor:
         raise _refusal(f"{value.dtype} among them")
     if value.shape not in ((), (1,), (size,)):
         raise _refusal(f"shape {tuple(value.shape)} among them for M = {size}")
-    return value.cpu().double().mean()
+    return value.cpu().double()
 
 
 def _refusal(got: str) -> TypeError:
@@ -99,5 +152,10 @@ def _refusal(got: str) -> TypeError:
 
 def relative_error(got: Tensor, expected: Tensor) -> float:
     """Return the largest relative error; infinite where one is not finite."""
+    return relative_errors(got, expected).max().item()
+
+
+def relative_errors(got: Tensor, expected: Tensor) -> Tensor:
+    """Return the relative errors; infinite where one is not finite."""
     error = (got - expected).abs() / (1 + expected.abs())
-    return error.nan_to_num(torch.inf, posinf=torch.inf).max().item()
+    return error.nan_to_num(torch.inf, posinf=torch.inf)

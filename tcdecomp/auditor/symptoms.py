@@ -7,11 +7,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from tcdecomp.auditor.findings import PRECISE, Findings
-from tcdecomp.auditor.verdict import EXTREME, ROUNDING, SLOPE, Verdict
+from tcdecomp.auditor.explanation import PRECISE
+from tcdecomp.auditor.findings import Findings
+from tcdecomp.auditor.probes import SHARP
+from tcdecomp.auditor.report import Verdict
 from tcdecomp.auditor.words import EXTREMES
 
-__all__ = ["extremes", "gradients", "order", "precision", "raised", "raising"]
+__all__ = ["clamped", "extremes", "floored", "gradients", "order", "precision", "raised", "raising"]
+
+EXTREME = 5e-3  # relative error that code in single precision may have at extremes
+SLOPE = 0.05  # the same, of finite differences
+ROUNDING = 20  # how much more than on ordinary batches code may be off elsewhere
 
 
 def raised(findings: Findings) -> Iterator[Verdict]:
@@ -51,14 +57,54 @@ def extremes(findings: Findings) -> Iterator[Verdict]:
     if not findings.finite:
         return  # the extremes are not to blame
     found: dict[tuple[str, str, str], dict[str, float]] = {}
-    for where, error in findings.extremes.items():
-        if error > _tolerance(findings, EXTREME):
+    for where, error in _errors(findings).items():
+        if where != SHARP or error == torch.inf or not findings.floored:
             found.setdefault(EXTREMES[where][error < torch.inf], {})[where] = error
     for (name, cause, remedy), errors in found.items():
         what = "not finite" if torch.inf in errors.values() else "wrong"
         sentence = f"The answers are {what} for {'; '.join(errors)}: {cause}."
         evidence = {f"relative error, {where}": error for where, error in errors.items()}
         yield Verdict(name, "fault", sentence, remedy, evidence)
+
+
+def floored(findings: Findings) -> Iterator[Verdict]:
+    """Whether the code takes sharp posteriors for wider ones."""
+    error = _errors(findings).get(SHARP)
+    if error and findings.floored:
+        yield Verdict(
+            "variance has a floor",
+            "remark",
+            f"For {SHARP} the answers are those of wider posteriors: logvar is clamped, or "
+            "something is added to the variance.",
+            "See that z is drawn with the same variance.",
+            {f"relative error, {SHARP}": error},
+        )
+
+
+def _errors(findings: Findings) -> dict[str, float]:
+    """Return the errors at extremes that are more than rounding."""
+    tolerance = _tolerance(findings, EXTREME)
+    return {where: error for where, error in findings.extremes.items() if error > tolerance}
+
+
+def clamped(findings: Findings) -> Iterator[Verdict]:
+    """Whether answers are clamped at 0."""
+    if findings.always_zero.any():
+        yield Verdict(
+            "always 0",
+            "fault",
+            f"Exactly 0 whatever the batch: {_names(findings.always_zero)}.",
+            "Return all three terms, and clamp none from above.",
+        )
+    elif findings.clamped.any():
+        yield Verdict(
+            "perhaps clamped at 0",
+            "remark",
+            f"Exactly 0 on some batches: {_names(findings.clamped)}. What the code computes there "
+            "is unknown.",
+            "Clamp no estimate: noise and bias may make it negative, and without that its mean is "
+            "another, and its gradient 0.",
+        )
 
 
 def precision(findings: Findings) -> Iterator[Verdict]:
@@ -78,14 +124,15 @@ def gradients(findings: Findings) -> Iterator[Verdict]:
     gradient, known = findings.gradient, findings.explanation
     if gradient is None or findings.unrepeated > PRECISE or (known and known.error > PRECISE):
         return
+    carried = gradient.carried | findings.clamped  # the slope of a clamp is 0
     if not gradient.carried.any():
         yield Verdict(
             "no gradient",
             "remark",
             "No answer has a gradient: it serves for a report, not for training.",
         )
-    elif not gradient.carried.all():
-        missing = _names(gradient.carried.logical_not())
+    elif not carried.all():
+        missing = _names(carried.logical_not())
         yield Verdict(
             "no gradient",
             "fault",

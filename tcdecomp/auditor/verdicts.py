@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from tcdecomp.auditor import symptoms
-from tcdecomp.auditor.explanation import departures
-from tcdecomp.auditor.findings import PRECISE, Findings
+from tcdecomp.auditor.explanation import PRECISE, departures
+from tcdecomp.auditor.findings import Findings
 from tcdecomp.auditor.forms import Form
+from tcdecomp.auditor.report import Verdict
 from tcdecomp.auditor.study import Study
-from tcdecomp.auditor.verdict import Verdict
 from tcdecomp.auditor.words import DEPARTURES
 from tcdecomp.terms import Terms
 
@@ -19,7 +19,7 @@ __all__ = ["verdicts"]
 TERMS = Terms._fields[:3]
 ERRORS = 4  # standard errors that a mean may be off
 OFFSET = 0.02  # nats that it may be off besides
-WEIGHT = 0.01  # relative error of a weight
+WEIGHT = 0.01  # relative error of the own weight
 
 
 def verdicts(findings: Findings) -> list[Verdict]:
@@ -96,6 +96,8 @@ def _unexplained(findings: Findings) -> Iterator[Verdict]:
             "Make the randomness an argument, and audit the code with it fixed.",
             {"largest relative change": findings.unrepeated},
         )
+    if findings.always_zero.any():
+        return  # which has a verdict of its own
     sound = findings.study is not None and _near(findings.study) and _weighs_right(findings)
     yield Verdict(
         "unknown form",
@@ -112,8 +114,10 @@ def _unexplained(findings: Findings) -> Iterator[Verdict]:
 
 def _weighs_right(findings: Findings) -> bool:
     """Tell whether the own weight is 1/N, and the sum 1, at all sizes."""
-    measured = [value for w in findings.weights for value in (w.own * w.dataset_size, w.row_sum)]
-    return all(abs(value - 1) < WEIGHT for value in measured)
+    return all(
+        abs(w.own * w.dataset_size - 1) < WEIGHT and abs(w.row_sum - 1) < PRECISE
+        for w in findings.weights
+    )
 
 
 def _near(study: Study) -> bool:
@@ -159,6 +163,8 @@ _RULES: tuple[Callable[[Findings], Iterator[Verdict]], ...] = (
     _axes,
     _unexplained,
     symptoms.extremes,
+    symptoms.floored,
+    symptoms.clamped,
     _studied,
     symptoms.gradients,
     symptoms.order,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tcdecomp.auditor.findings import UNKNOWN
+from tcdecomp.auditor.forms import MISPLACED, UNKNOWN
 
 __all__ = ["DEPARTURES", "EXTREMES"]
 
@@ -10,6 +10,12 @@ _LOG_WEIGHTS = (
     "Add the log-weights to log q(z|n), summed over the dimensions, once, and to each log q(z_j|n) "
     "once: log 1/N for the own component, log (N-1)/(N(M-1)) for every other."
 )
+
+
+def _misread(sentence: str) -> tuple[str, str, str]:
+    remedy = "Use exp(logvar) as the variance, or exp(logvar / 2) as the standard deviation."
+    return "log-variance misread", sentence, remedy
+
 
 # Keyed by field of Form and its value, or by the field alone: name, sentence, remedy.
 DEPARTURES = {
@@ -20,6 +26,12 @@ DEPARTURES = {
         "inclusive estimate in disguise, and depends on which rows come first.",
         "Fill the diagonal with 1/N. In W.view(-1)[::k] the stride k of the diagonal is the "
         "number of columns plus one; or use (N-1)/(N(M-1)) for all off the diagonal.",
+    ),
+    ("estimator", MISPLACED): (
+        "special components misplaced",
+        "The weights are the paper's, but not every row has exactly one special component: those "
+        "with none sum to more than 1, those with several to less.",
+        "Give every row one other component of weight (N-M+1)/(N(M-1)), or all (N-1)/(N(M-1)).",
     ),
     ("estimator", "MWS"): (
         "constant missing",
@@ -69,20 +81,17 @@ DEPARTURES = {
         "The log-weights are added in q(z), and not in the marginals q(z_j).",
         _LOG_WEIGHTS,
     ),
-    ("densities", "logvar taken for log-std"): (
-        "log-variance misread",
-        "The log-variance is taken for the log of the standard deviation.",
-        "Use exp(logvar) as the variance, or exp(logvar / 2) as the standard deviation.",
+    ("densities", "logvar taken for log-std"): _misread(
+        "The log-variance is taken for the log of the standard deviation."
     ),
-    ("densities", "logvar taken for variance"): (
-        "log-variance misread",
-        "The log-variance is taken for the variance: negative ones have no logarithm.",
-        "Use exp(logvar) as the variance, or exp(logvar / 2) as the standard deviation.",
+    ("densities", "logvar halved"): _misread(
+        "The log-variance is halved: the standard deviation is taken for the variance."
     ),
-    ("densities", "logvar taken for std"): (
-        "log-variance misread",
-        "The log-variance is taken for the standard deviation.",
-        "Use exp(logvar) as the variance, or exp(logvar / 2) as the standard deviation.",
+    ("densities", "logvar taken for variance"): _misread(
+        "The log-variance is taken for the variance: negative ones have no logarithm."
+    ),
+    ("densities", "logvar taken for std"): _misread(
+        "The log-variance is taken for the standard deviation."
     ),
     ("densities", "no log(2 pi) in q"): (
         "constant missing",
@@ -145,7 +154,8 @@ _OVERFLOW = (
 )
 _DIGITS = (
     "digits lost",
-    "probably the square of z - mu is expanded into products, or half precision is used",
+    "probably the square of z - mu is expanded into products, or half precision is used, or logvar "
+    "is clamped",
     "Square the difference, or subtract the mean of mu from z and mu first; use float32.",
 )
 _LARGER = (
