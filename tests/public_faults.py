@@ -352,6 +352,12 @@ RIGHT = {
     "DWKL of the closed-form KL": (with_closed_form_kl(2), "symmetric MSS", set()),
     "closed-form KL, paper's": (with_closed_form_kl(2, paper), "MSS of the paper", {ORDER}),
     "logvar clamped": (misread(lambda v: v.clamp(-10, 10)), "symmetric MSS", {FLOOR}),
+    "logvar clamped at -5": (misread(lambda v: v.clamp(min=-5)), "symmetric MSS", {FLOOR}),
+    "half precision at the end": (
+        lambda *inputs: tuple(term.half() for term in mss(*inputs)),
+        "symmetric MSS",
+        {"low precision"},
+    ),
     "variance with 1e-8": (misread(lambda v: (v.exp() + 1e-8).log()), "symmetric MSS", set()),
     "variance with 1e-5": (misread(lambda v: (v.exp() + 1e-5).log()), "symmetric MSS", {FLOOR}),
     "all clamped": (clamped(), "symmetric MSS", {CLAMPED}),
@@ -390,6 +396,12 @@ FAULTS = {
         "symmetric MSS",
         {"digits lost"},
         set(),
+    ),
+    "expanded square, logvar clamped": (
+        lambda z, mu, logvar, total: expanded_square(z, mu, logvar.clamp(-10, 10), total),
+        "symmetric MSS",
+        {"digits lost"},
+        {FLOOR},
     ),
     "half precision": (
         in_dtype(torch.float16),

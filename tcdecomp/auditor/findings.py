@@ -27,7 +27,8 @@ from tcdecomp.auditor.subject import (
 __all__ = ["Findings", "examine"]
 
 WEIGHED_AT = ((4, 1000), (16, 1000), (16, 100_000))  # (M, N)
-SHARPER = (-25.0, -38.0)  # log-variances that the code is given for z of -12
+# Log-variances that only code with a floor under the variance, at these extremes, takes for one.
+ALIKE = {probes.SHARP: (-25.0, -38.0), probes.FAR_OUT: (-5.5, -38.0)}
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Findings:
         None where the precision is too low to tell.
     extremes : dict of str to float
         Largest relative error at each extreme; infinite if an answer is not finite.
-    floored : bool
-        Whether the code has the same answer for all very low log-variances.
+    floored : tuple of str
+        The extremes where the code has the same answer for all lower log-variances.
     study : Study or None
         None where the code raised, or cannot take a negative logvar.
     raised : tuple of str
@@ -73,7 +74,7 @@ class Findings:
     example: tuple[Probe, Tensor]
     gradient: Gradient | None
     extremes: dict[str, float]
-    floored: bool
+    floored: tuple[str, ...]
     study: Study | None
     raised: tuple[str, ...]
 
@@ -108,7 +109,7 @@ def examine(subject: Subject, generator: Generator) -> Findings:
         (ordinary[0], answers[0].terms),
         gradient(subject, ordinary[2], generator),
         _extremes(subject, explanation, generator, raised) if goes_on else {},
-        goes_on and _floored(subject, ordinary[0]),
+        tuple(at for at in ALIKE if goes_on and _floored(subject, ordinary[0], ALIKE[at])),
         _study(subject, generator, raised) if goes_on else None,
         tuple(raised),
     )
@@ -131,21 +132,19 @@ def _extremes(
     return errors
 
 
-def _floored(subject: Subject, probe: Probe) -> bool:
-    """Tell whether the answers do not change as the posteriors get ever sharper around z."""
+def _floored(subject: Subject, probe: Probe, alike: tuple[float, float]) -> bool:
+    """Tell whether posteriors of both log-variances, around one z, have the same answer."""
     sharp = replace(probe, logvar=torch.full_like(probe.mu, -12.0))
     sharp = sharp.to(subject.device, subject.dtype)
-    z = next(sharp.samples())
+    z, total = next(sharp.samples()), probe.dataset_size
     try:
-        low, lower = (
-            subject.terms(
-                z.clone(), sharp.mu.clone(), torch.full_like(z, logvar), probe.dataset_size
-            )
-            for logvar in SHARPER
+        high, low = (
+            subject.terms(z.clone(), sharp.mu.clone(), torch.full_like(z, logvar), total)
+            for logvar in alike
         )
     except RaisedError:
         return False
-    return relative_error(low, lower) <= PRECISE
+    return relative_error(low, high) <= PRECISE
 
 
 def _always_zero(subject: Subject, ordinary: list[Probe], answers: list[Answer]) -> Tensor:

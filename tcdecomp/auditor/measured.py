@@ -9,9 +9,9 @@ from itertools import combinations, product
 import torch
 from torch import Tensor
 
-from tcdecomp.auditor.explanation import Explanation, explain
+from tcdecomp.auditor.explanation import PRECISE, Explanation, explain
 from tcdecomp.auditor.forms import MISPLACED, PAPER, UNKNOWN, Form, paper, symmetric
-from tcdecomp.auditor.probes import Probe, apart, overlapping_pair, together
+from tcdecomp.auditor.probes import CPU, Probe, apart, overlapping_pair, together
 from tcdecomp.auditor.subject import Answer, Subject
 
 __all__ = ["Weights", "explain_by_choice", "explain_by_weights", "weigh"]
@@ -67,7 +67,7 @@ def explain_by_choice(
     """Return the form whose weights are the paper's, with the code's own choices, or None.
 
     What the form is besides is told first, on a data set so large that the choices do not matter;
-    then the choices are measured.
+    then the choices are measured. In low precision they are too unsure to find fault with.
     """
     large = [replace(probe, dataset_size=ANY) for probe in probes]
     found = explain(large, [subject.read(probe) for probe in large], accepted, {PAPER: paper})
@@ -75,6 +75,8 @@ def explain_by_choice(
         return None
     special = cache(partial(_special, subject, found.form))
     one_each = all((special(probe.shape[0]).sum(1) == 1).all() for probe in probes)
+    if accepted > PRECISE and not one_each:
+        return None
 
     def matrix(size: int, dataset_size: int) -> Tensor:
         return paper(size, dataset_size, special(size) if size <= LARGEST else None)
@@ -86,7 +88,7 @@ def _special(subject: Subject, form: Form, size: int) -> Tensor:
     """Tell whether the column's component is special to the row, shape (M, M)."""
     special = torch.zeros(size, size, dtype=torch.bool)
     for first, second in combinations(range(size), 2):
-        probe = overlapping_pair(first, second, size, size + 1)
+        probe = overlapping_pair(first, second, size, size + 1).to(CPU, subject.dtype)
         guesses = special.repeat(4, 1, 1)
         guesses[:, [first, second], [second, first]] = torch.tensor(EITHER_WAY)
         special = _best(guesses, form, probe, subject.read(probe))
@@ -98,6 +100,6 @@ def _best(guesses: Tensor, form: Form, probe: Probe, answer: Answer) -> Tensor:
 
     def error(special: Tensor) -> float:
         guess = replace(form, matrix=lambda size, total: paper(size, total, special))
-        return answer.errors(guess.predict(probe)).max().item()
+        return answer.errors(guess.predict(probe)).sum().item()
 
     return min(guesses.unbind(), key=error)

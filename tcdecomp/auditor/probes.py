@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 __all__ = [
     "CPU",
     "EXTREMES",
+    "FAR_OUT",
     "SHARP",
     "Probe",
     "apart",
@@ -108,7 +109,7 @@ def overlapping_pair(first: int, second: int, size: int, dataset_size: int) -> P
     mu = SPACING * torch.arange(1, size + 1, dtype=torch.float64)[:, None]
     mu[[first, second]] = 0.0
     probe = _alike(mu, dataset_size)
-    probe.logvar[second] = 1.0
+    probe.logvar[second] = 2.0
     return probe
 
 
@@ -147,12 +148,12 @@ def _large(generator: Generator) -> Probe:
     return Probe(mu, torch.full_like(mu, -1.0), _signs(32, 10, generator), 10_000)
 
 
-SHARP = "log-variances of -12"
+SHARP, FAR_OUT = "log-variances of -12", "means near 128"
 
 # The first is none, and common; a form that small batches tell has to hold there too.
 EXTREMES = {
     "M = 32, N = 10000, D = 10": _large,
     "100 dimensions": _many_dimensions,
     SHARP: _sharp,
-    "means near 128": _far_out,
+    FAR_OUT: _far_out,
 }

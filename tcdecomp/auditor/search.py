@@ -27,8 +27,8 @@ def search(
     for accepted in (PRECISE, *coarse):
         explanation = (
             explain(ordinary, answers, accepted)
-            or explain_by_weights(subject, ordinary, answers, accepted)
             or explain_by_choice(subject, ordinary, answers, accepted)
+            or explain_by_weights(subject, ordinary, answers, accepted)
         )
         if explanation:
             return explanation, None
@@ -38,8 +38,13 @@ def search(
 
 
 def _rounds(subject: Subject, ordinary: list[Probe], answers: list[Answer]) -> bool:
-    """Tell whether the code rounds more than single precision does."""
-    if torch.finfo(subject.dtype).bits < 32:
+    """Tell whether the code rounds more than single precision does, on its way or at its end."""
+    cast = [probe.to(subject.device, subject.dtype) for probe in ordinary]
+    given = [
+        subject.terms(next(p.samples()), p.mu.clone(), p.logvar.clone(), p.dataset_size)
+        for p in cast
+    ]
+    if all(torch.equal(terms, terms.half().double()) for terms in given):
         return True
     moved = [replace(probe, mu=probe.mu + SHIFT) for probe in ordinary]
     changes = [

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tcdecomp.auditor.explanation import PRECISE
 from tcdecomp.auditor.findings import Findings
-from tcdecomp.auditor.probes import SHARP
 from tcdecomp.auditor.report import Verdict
 from tcdecomp.auditor.words import EXTREMES
 
@@ -58,7 +57,7 @@ def extremes(findings: Findings) -> Iterator[Verdict]:
         return  # the extremes are not to blame
     found: dict[tuple[str, str, str], dict[str, float]] = {}
     for where, error in _errors(findings).items():
-        if where != SHARP or error == torch.inf or not findings.floored:
+        if error == torch.inf or where not in findings.floored:
             found.setdefault(EXTREMES[where][error < torch.inf], {})[where] = error
     for (name, cause, remedy), errors in found.items():
         what = "not finite" if torch.inf in errors.values() else "wrong"
@@ -69,15 +68,19 @@ def extremes(findings: Findings) -> Iterator[Verdict]:
 
 def floored(findings: Findings) -> Iterator[Verdict]:
     """Whether the code takes sharp posteriors for wider ones."""
-    error = _errors(findings).get(SHARP)
-    if error and findings.floored:
+    errors = {
+        f"relative error, {where}": error
+        for where, error in _errors(findings).items()
+        if error < torch.inf and where in findings.floored
+    }
+    if errors:
         yield Verdict(
             "variance has a floor",
             "remark",
-            f"For {SHARP} the answers are those of wider posteriors: logvar is clamped, or "
-            "something is added to the variance.",
+            "Sharp posteriors are taken for wider ones: logvar is clamped, or something is added "
+            "to the variance.",
             "See that z is drawn with the same variance.",
-            {f"relative error, {SHARP}": error},
+            errors,
         )
 
 
