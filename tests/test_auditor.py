@@ -13,9 +13,10 @@ import reference
 from public_faults import FAULTS, RIGHT
 from tcdecomp import audit
 from tcdecomp.auditor import probes, study
-from tcdecomp.auditor.explanation import explain
+from tcdecomp.auditor.explanation import COARSE, PRECISE, explain
 from tcdecomp.auditor.forms import COUNTED, DENSITIES, MATRICES, SCALES, Form
-from tcdecomp.auditor.subject import Answer
+from tcdecomp.auditor.measured import explain_by_choice
+from tcdecomp.auditor.subject import Answer, Subject
 from tcdecomp.auditor.words import DEPARTURES, EXTREMES
 from tcdecomp.dataset import decompose_dataset
 from tolerances import assert_close
@@ -105,6 +106,16 @@ def test_half_precision_finds_no_fault_with_the_weights_of_the_paper(choice, dty
     assert names(result, "fault") <= {"overflow at sharp posteriors"}
 
 
+def test_half_precision_is_too_unsure_to_call_components_misplaced():
+    transposed = FAULTS["the paper's, first, transposed"][0]
+    subject = Subject(transposed, probes.CPU, torch.float32)
+    batches = probes.ordinary(generator())
+    answers = [subject.read(batch) for batch in batches]
+    found = explain_by_choice(subject, batches, answers, PRECISE)
+    assert found.form.estimator == "MSS of the paper, misplaced"
+    assert explain_by_choice(subject, batches, answers, COARSE) is None
+
+
 def test_bfloat16_inside_loses_digits_only():
     result = audit(code.in_dtype(torch.bfloat16))
     assert result.estimator == "symmetric MSS"
@@ -183,6 +194,10 @@ def constant_off(z, mu, logvar, total):
     return tuple(term + 0.3 for term in code.mss(z, mu, logvar, total))
 
 
+def slightly_off(z, mu, logvar, total):
+    return tuple(term + 0.005 for term in code.mss(z, mu, logvar, total))
+
+
 def of_another_size(z, mu, logvar, total):
     return (code.mss if len(z) < 20 else code.inclusive)(z, mu, logvar, total)
 
@@ -195,6 +210,7 @@ def not_finite(z, mu, logvar, total):
     ("function", "faults"),
     [
         (constant_off, {"unknown form"}),
+        (slightly_off, {"unknown form"}),
         (of_another_size, {"another form on larger batches", "off in the study"}),
         (not_finite, {"not finite"}),
     ],
