@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 import torch
 from torch import Tensor
 
-from tcdecomp.checks import check_labels, check_tensors, checked_int
-from tcdecomp.distributed import GlobalBatch, Group, resolve_group
+from tcdecomp.checks import check_tensors, checked_int, checked_labels
+from tcdecomp.distributed import GlobalBatch, Group, resolve_group, shared_refusal
 from tcdecomp.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -97,12 +97,8 @@ class PosteriorBank:
             If the items are not M, or given in one push and not in another, or D differs.
         """
         group = resolve_group(self.process_group)
-        try:
+        with shared_refusal(group, posterior):
             new = self._checked(posterior, items)
-        except (TypeError, ValueError) as error:
-            if group is not None:  # the other processes have to hear of it
-                GlobalBatch(group, torch.empty(0), _agreement(items), error)
-            raise
         if group is not None:
             new = _gathered(group, new)
         self._pushed += len(new.mu)
@@ -143,7 +139,7 @@ class PosteriorBank:
         if items is None or self._entries.items is None:
             self._check_cleared(len(mu), dataset_size)
         else:
-            kept = ~torch.isin(self._entries.items.to(items), items)
+            kept = ~torch.isin(self._entries.items.to(items.device), items)
             others_mu, others_logvar = others_mu[kept], others_logvar[kept]
         if len(others_mu) + len(mu) > dataset_size:
             raise ValueError(
@@ -194,7 +190,9 @@ class PosteriorBank:
             if set(state_dict) != {"pushed"}:
                 entries = _Entries(**{k: v for k, v in state_dict.items() if k != "pushed"})
                 check_tensors(mu=entries.mu, logvar=entries.logvar)
-                check_labels("items", entries.items, entries.mu)
+                if entries.items is not None:
+                    items = checked_labels("items", entries.items, entries.mu)
+                    entries = entries._replace(items=items)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"state_dict must be a bank's own, with mu, logvar, items and pushed: {error}"
@@ -208,11 +206,10 @@ class PosteriorBank:
     def _checked(self, posterior: Posterior, items: Tensor | None) -> _Entries:
         if not isinstance(posterior, Posterior):
             raise TypeError(f"posterior must be a Posterior; got {type(posterior).__name__}")
-        check_labels("items", items, posterior.mu)
+        if items is not None:
+            items = checked_labels("items", items, posterior.mu).clone()
         self.check_alike(posterior, items)
         working = posterior.detach().in_working_precision()
-        # Copies: the items' own dtype may be too small for those to come.
-        items = None if items is None else items.long().clone()
         return _Entries(working.mu.clone(), working.logvar.clone(), items)
 
     def _check_cleared(self, batch_size: int, dataset_size: int) -> None:
@@ -224,13 +221,9 @@ class PosteriorBank:
             )
 
 
-def _agreement(items: Tensor | None) -> dict[str, int]:
-    return {"whether there are items": int(items is not None)}
-
-
 def _gathered(group: ProcessGroup, own: _Entries) -> _Entries:
     """Return the rows of all processes, in an order that is the same in each."""
-    together = GlobalBatch(group, own.mu, _agreement(own.items))
+    together = GlobalBatch(group, own.mu, {"whether there are items": int(own.items is not None)})
     items = None if own.items is None else together.all(own.items[:, None])[:, 0]
     return _Entries(together.all(own.mu), together.all(own.logvar), items)
 

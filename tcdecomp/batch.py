@@ -12,9 +12,9 @@ from torch import Tensor
 from tcdecomp import jackknife
 from tcdecomp.autocast import no_autocast
 from tcdecomp.bank import PosteriorBank
-from tcdecomp.checks import check_distinct, check_labels
+from tcdecomp.checks import check_distinct, checked_labels
 from tcdecomp.components import Components
-from tcdecomp.distributed import GlobalBatch, Group, resolve_group
+from tcdecomp.distributed import GlobalBatch, Group, resolve_group, shared_refusal
 from tcdecomp.estimators import Estimator, mss_jackknife, resolve
 from tcdecomp.kernels import Kernel, LogSums, log_sums
 from tcdecomp.mixture import log_mixture, mean_log_mixture
@@ -64,23 +64,31 @@ class Batch:
         kernel: Kernel,
         estimates: bool = True,
     ) -> None:
-        check_options(kl, reduction, kernel)
+        group = resolve_group(process_group)
+        asked = group if estimates else None
+        look = validate and not torch.compiler.is_compiling()
+        with shared_refusal(asked, z):
+            check_options(kl, reduction, kernel)
+            self.estimator = resolve(estimator)
+            given = Posterior(z, mu, logvar)
+            size = checked_size(dataset_size, len(given.z))
+            if items is not None:
+                items = checked_labels("items", items, given.mu)
+            if bank is not None:
+                _check_bank(bank, given, items, group)
+            if look:
+                given.check_values()
+            self.posterior = given.in_working_precision()
+            with no_autocast(given.z.device):
+                self.prior = factors_of(prior, self.posterior)
         self.kl_form = kl
         self.reduction = reduction
         self.kernel = kernel
-        group = resolve_group(process_group)
-        self.world: GlobalBatch | None = None
-        given = (z, mu, logvar, dataset_size, items, bank, validate)
-        if group is None or not estimates:
-            self.posterior, size = _checked(*given)
-        else:
-            self.posterior, size, self.world = _agreed(group, *given)
-        with no_autocast(self.posterior.z.device):
-            self.prior = factors_of(prior, self.posterior)
-            self.components, self.own = self._components(items, bank, size, validate)
         self.dataset_size = size
-        self.estimator = resolve(estimator)
-        if group is None or self.world is not None:
+        self.world = None if asked is None else _world(asked, self.posterior, size, items, bank)
+        with no_autocast(z.device):
+            self.components, self.own = self._components(items, bank, look)
+        if group is None or estimates:
             self.weights = self.estimator(len(self.components.mu) - 1, size)
 
     def terms(self) -> Terms:
@@ -118,7 +126,7 @@ class Batch:
         return loss
 
     def _components(
-        self, items: Tensor | None, bank: PosteriorBank | None, size: int, validate: bool
+        self, items: Tensor | None, bank: PosteriorBank | None, look: bool
     ) -> tuple[Components, Posterior]:
         """Return what q(z) is a mixture of, own rows first, and each point with its own."""
         mu, logvar = self.posterior.mu, self.posterior.logvar
@@ -127,9 +135,9 @@ class Batch:
             mu, logvar = torch.cat([mu, others[0]]), torch.cat([logvar, others[1]])
             if items is not None:
                 items = self.world.all(items[:, None])[:, 0]
-        if items is not None and validate and not torch.compiler.is_compiling():
+        if items is not None and look:
             check_distinct("items", items)
-        held = None if bank is None else bank.others(mu, items, size)
+        held = None if bank is None else bank.others(mu, items, self.dataset_size)
         if held is None:
             return Components(mu, logvar), self.posterior
         attached, detached = len(mu) - 1, len(held[0])
@@ -186,58 +194,34 @@ class Batch:
         return self._log_posterior() - log_prior(self.prior, self.posterior.z)
 
 
-def _checked(
-    z: Tensor,
-    mu: Tensor,
-    logvar: Tensor,
-    dataset_size: SupportsIndex,
-    items: Tensor | None,
-    bank: PosteriorBank | None,
-    validate: bool,
-) -> tuple[Posterior, int]:
-    """Return the batch of this process in working precision, and N, or refuse them."""
-    posterior = Posterior(z, mu, logvar)
-    size = checked_size(dataset_size, len(posterior.z))
-    check_labels("items", items, posterior.mu)
-    if bank is not None:
-        if not isinstance(bank, PosteriorBank):
-            raise TypeError(f"bank must be a PosteriorBank; got {type(bank).__name__}")
-        bank.check_alike(posterior, items)
-    if validate and not torch.compiler.is_compiling():
-        posterior.check_values()
-    return posterior.in_working_precision(), size
+def _check_bank(
+    bank: PosteriorBank, batch: Posterior, items: Tensor | None, group: ProcessGroup | None
+) -> None:
+    if not isinstance(bank, PosteriorBank):
+        raise TypeError(f"bank must be a PosteriorBank; got {type(bank).__name__}")
+    bank.check_alike(batch, items)
+    if group is not None and resolve_group(bank.process_group) is not group:
+        raise ValueError(
+            "bank must be shared by the criterion's processes, as "
+            f"PosteriorBank(..., process_group={bank.process_group!r}) is not"
+        )
 
 
-def _agreed(
+def _world(
     group: ProcessGroup,
-    z: Tensor,
-    mu: Tensor,
-    logvar: Tensor,
-    dataset_size: SupportsIndex,
+    posterior: Posterior,
+    dataset_size: int,
     items: Tensor | None,
     bank: PosteriorBank | None,
-    validate: bool,
-) -> tuple[Posterior, int, GlobalBatch]:
-    """Return the same and the global batch, if no process has anything to refuse."""
-    rows, size, error = z if isinstance(z, Tensor) else torch.empty(0), 0, None
-    try:
-        posterior, size = _checked(z, mu, logvar, dataset_size, items, bank, validate)
-        rows = posterior.z
-        if bank is not None and resolve_group(bank.process_group) is not group:
-            raise ValueError(
-                "bank must be shared by the criterion's processes, as "
-                f"PosteriorBank(..., process_group={bank.process_group!r}) is not"
-            )
-    except (TypeError, ValueError) as found:
-        error = found  # which the other processes have to hear of
+) -> GlobalBatch:
     agree = {
-        "dataset_size": size,
+        "dataset_size": dataset_size,
         "whether there are items": int(items is not None),
-        "the entries of the bank": 0 if error or bank is None else len(bank),
+        "the number of entries in the bank": 0 if bank is None else len(bank),
     }
-    world = GlobalBatch(group, rows, agree, error)
-    checked_size(size, world.size)
-    return posterior, size, world
+    world = GlobalBatch(group, posterior.z, agree)
+    checked_size(dataset_size, world.size)
+    return world
 
 
 def _damped(posterior: Posterior, share: float) -> Posterior:

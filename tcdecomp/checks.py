@@ -8,7 +8,7 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
-__all__ = ["check_distinct", "check_finite", "check_labels", "check_tensors", "checked_int"]
+__all__ = ["check_distinct", "check_finite", "check_tensors", "checked_int", "checked_labels"]
 
 
 def checked_int(name: str, value: SupportsIndex, low: int) -> int:
@@ -58,16 +58,14 @@ def check_tensors(**tensors: Tensor) -> None:
         raise ValueError(f"{names} must be on one device; got {', '.join(map(str, devices))}")
 
 
-def check_labels(name: str, labels: Tensor | None, mu: Tensor) -> None:
-    """Refuse what is neither None nor an integer for each row of ``mu``; errors give the name.
+def checked_labels(name: str, labels: Tensor, mu: Tensor) -> Tensor:
+    """Return an integer for each row of ``mu``, as int64; errors give the name.
 
     Raises
     ------
     TypeError, ValueError
         If the labels are not an integer tensor of shape (M,) on the device of ``mu``.
     """
-    if labels is None:
-        return
     if not isinstance(labels, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor of integers; got {type(labels).__name__}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
@@ -79,6 +77,7 @@ def check_labels(name: str, labels: Tensor | None, mu: Tensor) -> None:
         )
     if labels.device != mu.device:
         raise ValueError(f"{name} must be on the device of mu, {mu.device}; got {labels.device}")
+    return labels.long()
 
 
 def check_distinct(name: str, labels: Tensor) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tcdecomp.batch import Batch, checked_size
-from tcdecomp.checks import check_labels
+from tcdecomp.checks import checked_labels
 from tcdecomp.posterior import Posterior
 from tcdecomp.terms import Terms
 
@@ -47,7 +47,7 @@ def evaluate(
                 f"{type(options[name]).__name__}"
             )
     posterior = Posterior(z, mu, logvar)
-    check_labels("condition", condition, posterior.mu)
+    condition = checked_labels("condition", condition, posterior.mu)
     if not isinstance(dataset_size, Mapping):
         raise TypeError(
             "dataset_size must map each label to its number of items where a condition is given; "

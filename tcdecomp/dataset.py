@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from tcdecomp.checks import checked_int
 from tcdecomp.densities import sample_densities
-from tcdecomp.distributed import Group
+from tcdecomp.distributed import Group, resolve_group, shared_refusal
 from tcdecomp.priors import Prior
 from tcdecomp.terms import Terms
 
@@ -109,7 +109,8 @@ def decompose_dataset(
     >>> bool(terms.total_correlation.abs() < 1 and error.total_correlation < 0.1)
     True
     """
-    samples = checked_samples(num_samples)
+    with shared_refusal(resolve_group(process_group), mu):
+        samples = checked_samples(num_samples)
     whole, *_ = sample_densities(
         mu,
         logvar,

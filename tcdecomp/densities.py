@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
+from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
 from tcdecomp.autocast import no_autocast
 from tcdecomp.checks import check_finite, check_tensors
 from tcdecomp.components import Components
-from tcdecomp.distributed import Division, Group
+from tcdecomp.distributed import Division, Group, shared_refusal
 from tcdecomp.kernels import log_sum
 from tcdecomp.posterior import LOG_2PI, Posterior, log_normal
 from tcdecomp.priors import Prior, closed_form_kl_j, factors_of, log_prior
@@ -109,9 +110,9 @@ def sample_densities(
     distinct dimensions.
     """
     division = Division(process_group)
-    posterior = _all_rows(mu, logvar, samples, division)
+    posterior, factors = _all_rows(mu, logvar, samples, prior, division)
     with torch.no_grad(), no_autocast(posterior.mu.device):
-        data = _DataSet(posterior, prior, division)
+        data = _DataSet(posterior, factors, division)
         sampled = [group for group in groups if data.needs_samples(group)]
         generator = division.generator(generator, data.mu.device)
         chunks = _divided(data, _items(data.mu, samples, generator), sampled, generator, division)
@@ -131,20 +132,21 @@ def sample_densities(
     return results
 
 
-def _all_rows(mu: Tensor, logvar: Tensor, samples: int, division: Division) -> Posterior:
-    """Return the posteriors of all processes, in working precision."""
-    both, error, agree = torch.empty(0), None, {"num_samples": samples}
-    try:
+@torch.no_grad()
+def _all_rows(
+    mu: Tensor, logvar: Tensor, samples: int, prior: Prior, division: Division
+) -> tuple[Posterior, Distribution | None]:
+    """Return the posteriors of all processes, in working precision, and the prior's factors."""
+    with shared_refusal(division.group, mu):
         check_tensors(mu=mu, logvar=logvar)
         check_finite("mu", mu)
         check_finite("logvar", logvar)
         own = Posterior(mu, mu, logvar).detach().in_working_precision()
-        both = torch.cat([own.mu, own.logvar], 1)
-    except (TypeError, ValueError) as found:
-        error = found  # which the other processes have to hear of
-    with torch.no_grad():
-        mu, logvar = division.rows(both, agree, error).chunk(2, dim=1)
-    return Posterior(mu, mu, logvar)
+        with no_autocast(own.mu.device):
+            factors = factors_of(prior, own)
+    both = torch.cat([own.mu, own.logvar], 1)
+    mu, logvar = division.rows(both, {"num_samples": samples}).chunk(2, dim=1)
+    return Posterior(mu, mu, logvar), factors
 
 
 def _divided(
@@ -163,7 +165,12 @@ def _divided(
         else:
             widths = [4, *[2] * len(groups)]
             results.append([z.new_zeros(len(z), n, dtype=torch.float64) for n in widths])
-    return [[division.total(part) for part in parts] for parts in results]
+    return [[_total(part, division) for part in parts] for parts in results]
+
+
+def _total(part: Tensor, division: Division) -> Tensor:
+    """Return the sum over processes, float64 on the CPU; a device without groups may lack it."""
+    return part.cpu().double() if division.group is None else division.total(part.double()).cpu()
 
 
 def _items(mu: Tensor, samples: int, generator: Generator | None) -> tuple[Tensor, ...]:
@@ -183,9 +190,10 @@ def _progress(chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
 class _DataSet:
     """The posteriors of all items, what is known of them without samples, and samples of them."""
 
-    def __init__(self, posterior: Posterior, prior: Prior, division: Division) -> None:
-        self.mu, self.logvar = posterior.mu, posterior.logvar
-        self.factors = factors_of(prior, posterior)
+    def __init__(
+        self, posterior: Posterior, factors: Distribution | None, division: Division
+    ) -> None:
+        self.mu, self.logvar, self.factors = posterior.mu, posterior.logvar, factors
         self.kl_j = closed_form_kl_j(self.factors, posterior)
         check_finite("the KL of mu and logvar to the prior", self.kl_j)  # which may overflow
         self.kl = self.kl_j.sum(1)
@@ -231,7 +239,7 @@ class _DataSet:
             (self._log_joint(z, group, joint, marginals), marginals[:, group].sum(1))
             for group in groups
         )
-        return [torch.stack(columns, 1).cpu().double() for columns in (whole, *parts)]
+        return [torch.stack(columns, 1) for columns in (whole, *parts)]
 
     def _log_joint(self, z: Tensor, group: list[int], joint: Tensor, marginals: Tensor) -> Tensor:
         """Return log q(z) of a group's dimensions; of one dimension, and of all, it is there."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Union
 
 import torch
@@ -13,11 +14,12 @@ from torch.nn import functional as F  # noqa: N812
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["Division", "GlobalBatch", "Group", "check_group", "resolve_group"]
+__all__ = ["Division", "GlobalBatch", "Group", "check_group", "resolve_group", "shared_refusal"]
 
 Group = Union["ProcessGroup", Literal["world"], None]
 
 _FINE, _EMPTY, _REFUSED = range(3)
+_LENGTH = 8  # of what each process says: the same, whether it is refused or not
 
 
 def check_group(process_group: Group) -> None:
@@ -61,6 +63,28 @@ def resolve_group(process_group: Group) -> ProcessGroup | None:
     return group
 
 
+@contextmanager
+def shared_refusal(group: ProcessGroup | None, rows: object) -> Iterator[None]:
+    """Let an error of this process raise in the others, too.
+
+    They make a :class:`GlobalBatch` next, as this process does where there is no error.
+
+    Parameters
+    ----------
+    group : ProcessGroup, optional
+        From :func:`resolve_group`.
+    rows : object
+        What was given as this process's rows, of which there may be none.
+    """
+    try:
+        yield
+    except Exception:
+        if group is not None:
+            empty = isinstance(rows, Tensor) and rows.dim() == 2 and len(rows) == 0
+            _exchanged(group, [_EMPTY if empty else _REFUSED])
+        raise
+
+
 class GlobalBatch:
     """How many rows each process of a group brings, agreed on by all of them.
 
@@ -74,37 +98,28 @@ class GlobalBatch:
     rows : Tensor, shape (M, D)
         This process's rows, in the dtype in which they are gathered.
     agree : mapping of str to int
-        What must be the same in every process, by the name that errors give it, beside D and the
-        dtype. The names are the same in all of them.
-    error : Exception, optional
-        Why this process cannot take part. It is raised here, and every other process raises too.
+        What else must be the same in every process than D and the dtype, by the name that errors
+        give it.
 
     Raises
     ------
     ValueError
-        If a process has no rows, or cannot take part, or they do not agree.
+        If a process is in :func:`shared_refusal`, or they do not agree.
     """
 
-    def __init__(
-        self,
-        group: ProcessGroup,
-        rows: Tensor,
-        agree: Mapping[str, int],
-        error: Exception | None = None,
-    ) -> None:
+    def __init__(self, group: ProcessGroup, rows: Tensor, agree: Mapping[str, int]) -> None:
         self.group = group
         self.rank = distributed.get_rank(group)
-        count, dim = rows.shape if rows.dim() == 2 else (0, 0)
-        state = _FINE if error is None else _EMPTY if count == 0 else _REFUSED
-        bits = torch.finfo(rows.dtype).bits if rows.is_floating_point() else 0
-        said = {"the D of z, mu and logvar": dim, "their bits of precision": bits, **agree}
-        answers = _exchanged(group, [state, count, *said.values()])
-        if error is not None:
-            raise error
+        said = {
+            **agree,
+            "D, the number of latents,": rows.shape[1],
+            "the bits of a number": torch.finfo(rows.dtype).bits,
+        }
+        answers = _exchanged(group, [_FINE, len(rows), *said.values()])
         self.rows: list[int]
         states, self.rows, *values = (list(column) for column in zip(*answers, strict=True))
         _check_states(states)
-        for name, by_rank in zip(said, values, strict=True):
+        for name, by_rank in zip(said, values, strict=False):
             if len(set(by_rank)) > 1:
                 raise ValueError(
                     f"{name} must be the same in every process of process_group; got {by_rank} "
@@ -152,15 +167,9 @@ class Division:
             self.rank = distributed.get_rank(self.group)
             self.count = distributed.get_world_size(self.group)
 
-    def rows(
-        self, tensor: Tensor, agree: Mapping[str, int], error: Exception | None = None
-    ) -> Tensor:
-        """Return the rows of all processes, or raise in each of them, as :class:`GlobalBatch`."""
-        if self.group is None:
-            if error is not None:
-                raise error
-            return tensor
-        return GlobalBatch(self.group, tensor, agree, error).all(tensor)
+    def rows(self, tensor: Tensor, agree: Mapping[str, int]) -> Tensor:
+        """Return the rows of all processes, which agree as those of a :class:`GlobalBatch`."""
+        return tensor if self.group is None else GlobalBatch(self.group, tensor, agree).all(tensor)
 
     def mine(self, size: int) -> range:
         """Return which of so many pieces of work are this process's."""
@@ -203,7 +212,7 @@ def _exchanged(group: ProcessGroup, numbers: list[int]) -> list[list[int]]:
     """Return every process's numbers, in the order of the ranks."""
     # NCCL takes no tensor of the CPU, and the rows of a process that is refused may be anywhere.
     device = "cuda" if "nccl" in distributed.get_backend(group) else "cpu"
-    own = torch.tensor(numbers, device=device)
+    own = torch.tensor([*numbers, *[0] * (_LENGTH - len(numbers))], device=device)
     answers = [torch.empty_like(own) for _ in range(distributed.get_world_size(group))]
     distributed.all_gather(answers, own, group)
     gathered: list[list[int]] = torch.stack(answers).tolist()
@@ -212,9 +221,9 @@ def _exchanged(group: ProcessGroup, numbers: list[int]) -> list[list[int]]:
 
 def _check_states(states: list[int]) -> None:
     for state, complaint in (
-        (_EMPTY, "have rows in every process of process_group; none came from"),
-        (_REFUSED, "be valid in every process of process_group; they were refused in"),
+        (_EMPTY, "have rows in every process; none came from"),
+        (_REFUSED, "have valid input in every process; see the error of"),
     ):
         ranks = [str(rank) for rank, other in enumerate(states) if other == state]
         if ranks:
-            raise ValueError(f"z, mu and logvar must {complaint} rank {', '.join(ranks)}")
+            raise ValueError(f"process_group must {complaint} rank {', '.join(ranks)}")

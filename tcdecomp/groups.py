@@ -31,7 +31,7 @@ from tcdecomp.conditional import DatasetSize
 from tcdecomp.dataset import DatasetTerms, checked_samples
 from tcdecomp.decomposition import decompose
 from tcdecomp.densities import sample_densities
-from tcdecomp.distributed import Group
+from tcdecomp.distributed import Group, resolve_group, shared_refusal
 from tcdecomp.estimators import Estimator
 from tcdecomp.priors import Prior
 
@@ -146,9 +146,10 @@ def decompose_groups(
     >>> bool(result.groups["a"].terms.total_correlation > 1 > result.between)
     True
     """
-    samples = checked_samples(num_samples)
-    check_tensors(mu=mu, logvar=logvar)
-    parts = _checked(groups, mu.shape[1])
+    with shared_refusal(resolve_group(process_group), mu):
+        samples = checked_samples(num_samples)
+        check_tensors(mu=mu, logvar=logvar)
+        parts = _checked(groups, mu.shape[1])
     singles = [[j] for j in range(mu.shape[1])]
     whole, *rest = sample_densities(
         mu,

@@ -99,7 +99,16 @@ WRONG = {
     "same share": lambda _: (model, dealt(0)),
     "shuffled": lambda _: (model, dealt(0, shuffle=True), FACTORS[::2]),
 }
-DIFFERENT = {"seed": (1, 2), "active_threshold": (0.1, 0.2), "num_samples": (100, 99)}
+WEIGHT = np.ones(2 * SIZE)
+OTHER = np.where(np.arange(2 * SIZE) == SIZE, 2.0, WEIGHT)
+DIFFERENT = {
+    "seed": ({"seed": 1}, {"seed": 2}),
+    "active_threshold": ({"active_threshold": 0.1}, {"active_threshold": 0.2}),
+    "num_samples": ({"num_samples": 100}, {"num_samples": 99}),
+    "bins": ({"mig": {"n_bins": 9}}, {}),
+    "weights": ({"mig": {"sample_weight": WEIGHT}}, {"mig": {"sample_weight": OTHER}}),
+    "same": ({"num_samples": 100}, {"num_samples": np.int64(100)}),
+}
 
 
 def told(*arguments, **options):
@@ -118,8 +127,8 @@ def main(rank, folder):
         for kind, make in REPORTS.items()
     }
     result["told"] = {kind: told(*make(rank == 1)) for kind, make in WRONG.items()}
-    for name, values in DIFFERENT.items():
-        result["told"][name] = told(X, **{name: values[rank]})
+    for name, options in DIFFERENT.items():
+        result["told"][name] = told(X, **options[rank])
     Path(folder, f"{rank}.json").write_text(json.dumps(result))
     distributed.barrier()
     distributed.destroy_process_group()

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 from torch import distributed, multiprocessing, nn
+from torch.distributions import Normal
 from torch.nn.parallel import DistributedDataParallel
 
-from tcdecomp import Posterior, TCDecomposition, decompose_dataset
+from tcdecomp import Posterior, TCDecomposition, decompose, decompose_dataset
 from tcdecomp.bank import PosteriorBank
 from tcdecomp.groups import decompose_groups
 
@@ -117,11 +118,40 @@ def complaint(own, **change):
             mu = mu.clone()
             mu[0, 0] = change["value"]
     if "repeated" in change:  # each process by itself has every item once
-        given = {"items": torch.arange(len(z))}
+        dtype = change["repeated"][distributed.get_rank() % 2]
+        given = {"items": torch.arange(len(z), dtype=dtype)}
+    return told(TCDecomposition(beta=6, process_group="world"), z, mu, logvar, size, **given)
+
+
+def told(function, *arguments, **options):
+    """Return the error's text."""
     try:
-        TCDecomposition(beta=6, process_group="world")(z, mu, logvar, size, **given)
+        function(*arguments, **options)
     except ValueError as error:
         return str(error)
+
+
+def complaints_of_one(own):
+    """Return what this process is told where one process's options are refused."""
+    x, noise, _ = (part[own] for part in batch(0))
+    z, mu, logvar = noise, x[:, :DIM], noise
+    wrong = distributed.get_rank() == 1
+
+    def prior():
+        if wrong:
+            raise ValueError("no such prior")
+        return Normal(0.0, 1.0)
+
+    world = {"process_group": "world"}
+    criterion = TCDecomposition(beta=6, prior=prior, **world)
+    groups = {"a": [0] if wrong else range(DIM)}
+    return {
+        "prior": told(criterion, z, mu, logvar, N),
+        "flat": told(decompose, z[:, 0] if wrong else z, mu, logvar, N, **world),
+        "samples": told(decompose_dataset, mu, logvar, num_samples=50 if wrong else 100, **world),
+        "groups": told(decompose_groups, mu, logvar, groups, **world),
+        "data set": told(decompose_dataset, mu * torch.nan if wrong else mu, logvar, **world),
+    }
 
 
 def bank_complaints(own):
@@ -166,7 +196,9 @@ def main(rank, cuts, folder):
     result["size"] = complaint(rows, size=99)
     result["dtype"] = complaint(rows, dtype=torch.float32)
     result["items"] = complaint(rows, items=True)
-    result["repeated"] = complaint(rows, repeated=True)
+    result["repeated"] = complaint(rows, repeated=(torch.int64, torch.int64))
+    result["bits of items"] = complaint(rows, repeated=(torch.int32, torch.int64))
+    result |= complaints_of_one(rows)
     result["small"] = complaint(rows, everywhere=SIZE - 1)
     result["bank"] = {"train": result["bank"], **bank_complaints(rows)}
     result["nan"] = complaint(rows, value=float("nan"))

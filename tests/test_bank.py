@@ -192,6 +192,18 @@ def test_a_checkpoint_survives_torch_save(tmp_path):
     PosteriorBank(2).load_state_dict(torch.load(tmp_path / "bank.pt"))
 
 
+def test_items_of_a_narrow_dtype_meet_those_of_a_wide_one():
+    bank = PosteriorBank(10)
+    bank.push(posteriors([0, 1]), torch.tensor([300, 301]))  # 44 and 45 modulo 256
+    batch = posteriors([2, 4])
+    items = torch.tensor([44, 45], dtype=torch.uint8)
+    banked = decompose(batch.z, batch.mu, batch.logvar, N, items=items, bank=bank)
+    want = decompose(batch.z, batch.mu, batch.logvar, N, items=items.long(), bank=bank)
+    alone = decompose(batch.z, batch.mu, batch.logvar, N)
+    assert_close(torch.stack(banked), torch.stack(want))
+    assert (banked.index_code_mi - alone.index_code_mi).abs() > 0.01
+
+
 def test_half_precision_entries_are_raised():
     bank = PosteriorBank(10)
     half = [t[:2].to(torch.bfloat16) for t in (Z, MU, LOGVAR)]

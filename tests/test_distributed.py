@@ -55,28 +55,39 @@ def test_a_process_without_rows_makes_all_raise(ranks):
             assert "z, mu and logvar must not be empty" in rank["no rows"]
         else:
             assert rank["no rows"].endswith(
-                "must have rows in every process of process_group; none came from rank 1"
+                "process_group must have rows in every process; none came from rank 1"
             )
 
 
 def test_a_process_that_is_refused_makes_all_raise(ranks):
     for index, rank in enumerate(ranks):
-        want = "mu must be finite" if index == 1 else "they were refused in rank 1"
-        assert want in rank["nan"]
+        for case, error in {
+            "nan": "mu must be finite",
+            "prior": "no such prior",
+            "flat": "must share one shape",
+            "samples": "num_samples must be an int >= 100; got 50",
+            "groups": "groups must hold each of the D = 3 dimensions",
+            "data set": "mu must be finite",
+        }.items():
+            want = (
+                error if index == 1 else "process_group must have valid input in every process; see"
+            )
+            assert want in rank[case]
 
 
 @pytest.mark.parametrize(
     ("case", "text"),
     [
-        ("dim", "the D of z, mu and logvar must be the same in every process"),
+        ("dim", "D, the number of latents, must be the same in every process"),
         ("dim", "process of process_group; got [3, 2"),
-        ("dtype", "their bits of precision must be the same"),
+        ("dtype", "the bits of a number must be the same"),
         ("size", "dataset_size must be the same in every process of process_group; got [100, 99"),
         ("items", "whether there are items must be the same"),
         (
             "repeated",
             "items must be drawn without replacement, each at most once in a batch; got",
         ),
+        ("bits of items", "items must be drawn without replacement"),
         ("small", "at least the batch size M = 12; got 11"),
     ],
 )
@@ -88,7 +99,7 @@ def test_a_push_that_is_refused_in_one_process_is_refused_in_all(ranks):
     first, *others = [rank["bank"] for rank in ranks]
     assert first["push"] == "posterior must be a Posterior; got str"
     for bank in others:
-        assert "none came from rank 0" in bank["push"]
+        assert "see the error of rank 0" in bank["push"]
     for bank in (first, *others):
         assert "whether there are items must be the same" in bank["push items"]
         assert bank["held"] == 0
@@ -97,7 +108,7 @@ def test_a_push_that_is_refused_in_one_process_is_refused_in_all(ranks):
 def test_a_bank_must_be_shared_as_the_batch_is(ranks):
     for rank in ranks:
         assert "bank must be shared by the criterion's processes" in rank["bank"]["local"]
-        assert "the entries of the bank must be the same" in rank["bank"]["one process"]
+        assert "the number of entries in the bank must be the same" in rank["bank"]["one process"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import scoring_processes
 from tcdecomp import score
 
 PAGE = Path(__file__).parents[1] / "docs" / "scoring.md"
-REFUSED = "z, mu and logvar must be valid in every process of process_group; they were refused in"
+REFUSED = "process_group must have valid input in every process; see the error of"
 EVERYWHERE = "must be the same in every process of process_group; got"
 
 
@@ -81,7 +81,7 @@ def test_a_process_that_is_refused_makes_all_raise(ranks, case, own):
 @pytest.mark.parametrize(
     ("case", "text"),
     [
-        ("width", f"the D of z, mu and logvar {EVERYWHERE} [4, 3] by rank"),
+        ("width", f"D, the number of latents, {EVERYWHERE} [4, 3] by rank"),
         ("codes", f"whether there are posteriors {EVERYWHERE} [1, 0] by rank"),
         ("columns", f"the columns of factors {EVERYWHERE} [('shape', 'size'), ('size',)] by rank"),
         ("some factors", f"the columns of factors {EVERYWHERE} [('shape', 'size'), None] by rank"),
@@ -89,13 +89,19 @@ def test_a_process_that_is_refused_makes_all_raise(ranks, case, own):
         ("asked", f"whether factors are looked for in the batches {EVERYWHERE} [False, True]"),
         ("same share", "batches must deal out each item to one process of process_group; got"),
         ("shuffled", "batches must go through their data set in order where factors are an array"),
-        ("seed", f"num_samples, seed, active_threshold and mig {EVERYWHERE} ['(10000, 1, 0.01"),
-        ("active_threshold", f"num_samples, seed, active_threshold and mig {EVERYWHERE} ["),
+        ("seed", f"seed {EVERYWHERE} ['1', '2'] by rank"),
+        ("active_threshold", f"active_threshold {EVERYWHERE} ['0.1', '0.2'] by rank"),
+        ("bins", f"mig['n_bins'] {EVERYWHERE} ['9', None] by rank"),
+        ("weights", f"mig['sample_weight'] {EVERYWHERE} ['one of hash "),
     ],
 )
 def test_what_all_must_agree_on(ranks, case, text):
     for rank in ranks:
         assert rank["told"][case].startswith(f"ValueError: {text}")
+
+
+def test_equal_numbers_of_other_types_agree(ranks):
+    assert [rank["told"]["same"] for rank in ranks] == [None, None]
 
 
 def test_the_script_of_the_page_prints_the_report_of_all_items(tmp_path):

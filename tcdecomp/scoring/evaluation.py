@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import operator
 from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -79,7 +81,8 @@ def score(
     process_group : ProcessGroup or "world", optional
         Processes that have different items of the data set, and divide the work. All of them must
         call, each with the batches and the factors of its own items, or with their posteriors or
-        codes, and with the same other arguments; all return the report of all items. Where a
+        codes, and with the same other arguments, of which all but the prior are compared; all
+        return the report of all items. Where a
         DistributedSampler deals out the items, their order is that of the sampler and none counts
         twice; otherwise it is that of the ranks.
 
@@ -123,7 +126,7 @@ def score(
     (64, 2, 1.0)
     """
     division = Division(process_group)
-    settings = _Settings(prior, num_samples, seed, active_threshold, mig)
+    settings = _Settings(prior, num_samples, seed, active_threshold, {} if mig is None else mig)
 
     def own() -> Items:
         settings.check()
@@ -131,7 +134,7 @@ def score(
         return read_items(model, batches, factors, inputs=inputs, device=device, shared=shared)
 
     with torch.random.fork_rng(_cuda_devices()), torch.no_grad():
-        items = gathered(own, division.group, settings.shared())
+        items = gathered(own, division.group, settings.shared)
         if len(items.codes) < 2:
             raise ValueError(f"score needs at least two items; got {len(items.codes)}")
         return _assessed(_with_varying_factors(items), settings, division)
@@ -144,7 +147,7 @@ class _Settings(NamedTuple):
     num_samples: SupportsIndex
     seed: int
     threshold: float
-    mig: Mapping[str, Any] | None
+    mig: Mapping[str, Any]
 
     def check(self) -> None:
         check_prior(self.prior)
@@ -154,14 +157,24 @@ class _Settings(NamedTuple):
             raise TypeError(f"seed must be an int; got {self.seed!r}")
         _check_options(self.mig)
 
-    def shared(self) -> str:
-        """Return what must be the same in all processes, and can be compared."""
-        return repr(self[1:])
+    def shared(self) -> dict[str, str]:
+        """Return what must be the same in all processes; priors cannot be compared."""
+        values = {
+            "num_samples": operator.index(self.num_samples),
+            "seed": self.seed,
+            "active_threshold": float(self.threshold),
+            **{f"mig[{name!r}]": np.asarray(value).tolist() for name, value in self.mig.items()},
+        }
+        return {name: _brief(value) for name, value in values.items()}
 
 
-def _check_options(mig: Mapping[str, Any] | None) -> None:
-    if mig is None:
-        return
+def _brief(value: object) -> str:
+    """Return a text that is short, and another for another value."""
+    text = repr(value)
+    return text if len(text) < 80 else f"one of hash {sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _check_options(mig: Mapping[str, Any]) -> None:
     parameters = inspect.signature(mutual_info_gap).parameters.values()
     known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     if not isinstance(mig, Mapping):
@@ -187,7 +200,7 @@ def _with_varying_factors(items: Items) -> Items:
 def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
     variance, active = active_units(items.codes, settings.threshold)
     # First, since it is quick to find fault.
-    gap, active_gap = _gaps(items, active, settings.mig or {})
+    gap, active_gap = _gaps(items, active, settings.mig)
     report = Report(
         items=len(items.codes),
         latent_names=items.names,

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import distributed
 
-from tcdecomp.distributed import GlobalBatch
+from tcdecomp.distributed import GlobalBatch, shared_refusal
 from tcdecomp.metrics.columns import Columns
 from tcdecomp.posterior import Posterior
 from tcdecomp.scoring.items import Items, of_posterior
@@ -24,11 +24,13 @@ __all__ = ["gathered"]
 class _Share(NamedTuple):
     """What a process says of its items, and codes that are not the means of posteriors."""
 
-    settings: str
+    settings: dict[str, str]
     items: Items
 
 
-def gathered(own: Callable[[], Items], group: ProcessGroup | None, settings: str) -> Items:
+def gathered(
+    own: Callable[[], Items], group: ProcessGroup | None, settings: Callable[[], dict[str, str]]
+) -> Items:
     """Return the items of all processes, the same in each; without a group, those of this one.
 
     They are in the order of their places, where every process knows its own, or else in the order
@@ -40,8 +42,8 @@ def gathered(own: Callable[[], Items], group: ProcessGroup | None, settings: str
         Returns the items of this process.
     group : ProcessGroup, optional
         The processes.
-    settings : str
-        Says what else must be the same in all of them.
+    settings : callable
+        Returns, after that, what else must be the same in all of them.
 
     Raises
     ------
@@ -49,18 +51,15 @@ def gathered(own: Callable[[], Items], group: ProcessGroup | None, settings: str
         In all processes, if they do not agree or have items in common; and if ``own`` raises in
         one of them, in all others.
     """
+    with shared_refusal(group, None):
+        items, others = own(), settings()
     if group is None:
-        return own()
-    try:
-        items = own()
-    except Exception as error:  # which the other processes have to hear of
-        GlobalBatch(group, torch.zeros(1, 1), _of_what_kind(None), error)
-        raise
+        return items
     posterior = None if items.posterior is None else items.posterior.in_working_precision()
     rows = torch.from_numpy(items.codes) if posterior is None else posterior.mu
-    batch = GlobalBatch(group, rows, _of_what_kind(posterior))
+    batch = GlobalBatch(group, rows, {"whether there are posteriors": int(posterior is not None)})
     codes = items.codes if posterior is None else items.codes[:0]
-    shares = _exchanged(_Share(settings, items._replace(codes=codes, posterior=None)), group)
+    shares = _exchanged(_Share(others, items._replace(codes=codes, posterior=None)), group)
     order = _order([share.places for share in shares], batch.size)
     factors = _joined_factors(shares, order)
     if posterior is None:
@@ -72,18 +71,15 @@ def gathered(own: Callable[[], Items], group: ProcessGroup | None, settings: str
     return of_posterior(Posterior(mu, mu, logvar), factors)._replace(found=items.found)
 
 
-def _of_what_kind(posterior: Posterior | None) -> dict[str, int]:
-    return {"whether there are posteriors": int(posterior is not None)}
-
-
 def _exchanged(own: _Share, group: ProcessGroup) -> list[Items]:
     """Return the items of every process as they are told, if the processes agree."""
     shares: list[Any] = [None] * distributed.get_world_size(group)
     distributed.all_gather_object(shares, own, group=group)
     items = [share.items for share in shares]
     columns = [None if part.factors is None else part.factors.names for part in items]
+    names = dict.fromkeys(name for share in shares for name in share.settings)
     for what, said in (
-        ("num_samples, seed, active_threshold and mig", [share.settings for share in shares]),
+        *((name, [share.settings.get(name) for share in shares]) for name in names),
         ("whether factors are looked for in the batches", [part.found for part in items]),
         ("the columns of codes", [part.names for part in items]),
         ("the columns of factors", columns),
