@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from types import MethodType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from torch import Tensor, no_grad
 
@@ -19,6 +19,8 @@ __all__ = ["Attachment", "check_criterion"]
 
 _CRITERION = "tcdecomp_criterion"
 _RECORD = "_tcdecomp_attachment"
+
+Answer = TypeVar("Answer")
 
 
 class Attachment:
@@ -144,7 +146,7 @@ class Attachment:
             N of the data that this batch was drawn from, where the framework states it. By default
             the attachment's.
         """
-        loss: Tensor = self.criterion(z, mu, logvar, self._keep(z, mu, logvar, dataset_size))
+        loss: Tensor = self._ask(self.criterion, z, mu, logvar, dataset_size)
         return loss
 
     def excess(
@@ -154,8 +156,7 @@ class Attachment:
 
         Times the framework's own weight on its KL, where it has one; 0 with weights of 1.
         """
-        size = self._keep(z, mu, logvar, dataset_size)
-        return self.criterion.excess_of(z, mu, logvar, size)
+        return self._ask(self.criterion.excess_of, z, mu, logvar, dataset_size)
 
     def decompose(
         self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int | None = None
@@ -165,7 +166,7 @@ class Attachment:
         For a framework that logs them in each step: the criterion's ``excess(terms)`` is what its
         loss lacks.
         """
-        return self.criterion.decompose(z, mu, logvar, self._keep(z, mu, logvar, dataset_size))
+        return self._ask(self.criterion.decompose, z, mu, logvar, dataset_size)
 
     def terms(self) -> Terms | None:
         """Return the terms of the last batch, without a graph; None before the first.
@@ -189,16 +190,24 @@ class Attachment:
             )
         return terms
 
-    def _keep(self, z: Tensor, mu: Tensor, logvar: Tensor, stated: int | None) -> int:
+    def _ask(
+        self,
+        question: Callable[..., Answer],
+        z: Tensor,
+        mu: Tensor,
+        logvar: Tensor,
+        stated: int | None,
+    ) -> Answer:
         size = self.dataset_size if stated is None else stated
         if size is None:
             raise ValueError(
                 f"dataset_size must be given to attach, since {type(self.model).__name__} did not "
                 "state it in this step"
             )
+        answer = question(z, mu, logvar, size)
         # Detached: a graph kept on the model breaks deepcopy.
         self._last = Posterior(z, mu, logvar).detach(), size
-        return size
+        return answer
 
     def detach(self) -> None:
         """Give the model its own method back, and take the criterion off it.

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_distinct", "check_finite", "check_tensors", "checked_int", "checked_labels"]
+__all__ = [
+    "check_distinct",
+    "check_finite",
+    "check_logvar",
+    "check_tensors",
+    "checked_int",
+    "checked_labels",
+]
 
 
 def checked_int(name: str, value: SupportsIndex, low: int) -> int:
@@ -98,4 +106,19 @@ def check_finite(name: str, tensor: Tensor) -> None:
         row, column = (~finite).nonzero()[0].tolist()
         raise ValueError(
             f"{name} must be finite; got {tensor[row, column].item()} at row {row}, column {column}"
+        )
+
+
+def check_logvar(logvar: Tensor) -> None:
+    """Raise a ValueError that names a log-variance from which no standard deviation follows.
+
+    That is one that is not finite, or so low that the inverse of its standard deviation is not.
+    """
+    check_finite("logvar", logvar)
+    lowest = -2 * math.log(torch.finfo(logvar.dtype).max)
+    if (logvar < lowest).any():
+        row, column = (logvar < lowest).nonzero()[0].tolist()
+        raise ValueError(
+            f"logvar must be at least {lowest:.1f} in {logvar.dtype}, for exp(-logvar / 2) to be "
+            f"finite; got {logvar[row, column].item()} at row {row}, column {column}"
         )

@@ -153,7 +153,7 @@ def _score(options: argparse.Namespace) -> int:
 def _read(path: Path) -> tuple[Any, Any]:
     """Return what ``score`` takes: posteriors or codes, and factors or None."""
     arrays = read_npz(path, ("mu", "logvar", "codes", "factors"))
-    got = ", ".join(arrays) or "none of these"
+    got = ", ".join(arrays)
     if ("codes" in arrays) == ("mu" in arrays):
         raise FileError(f"{path}: must hold either mu or codes; got {got}")
     if "codes" in arrays and "logvar" in arrays:

@@ -85,7 +85,8 @@ def decompose_dataset(
     Returns
     -------
     DatasetTerms
-        The terms, their standard errors, and the number of samples.
+        The terms, their standard errors, and the number of samples. The errors are too large where
+        the variances of a dimension's posteriors differ by orders of magnitude.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
 from tcdecomp.autocast import no_autocast
-from tcdecomp.checks import check_finite, check_tensors
+from tcdecomp.checks import check_finite, check_logvar, check_tensors
 from tcdecomp.components import Components
 from tcdecomp.distributed import Division, Group, shared_refusal
 from tcdecomp.kernels import log_sum
@@ -140,8 +140,8 @@ def _all_rows(
     with shared_refusal(division.group, mu):
         check_tensors(mu=mu, logvar=logvar)
         check_finite("mu", mu)
-        check_finite("logvar", logvar)
         own = Posterior(mu, mu, logvar).detach().in_working_precision()
+        check_logvar(own.logvar)
         with no_autocast(own.mu.device):
             factors = factors_of(prior, own)
     both = torch.cat([own.mu, own.logvar], 1)

@@ -183,6 +183,8 @@ def _closed_form_kl(part: Part) -> Tensor:
             f'torch.distributions when kl="closed"; {type(part.posterior).__name__} and '
             f'{type(part.prior).__name__} have none. kl="sampled" does without'
         ) from None
+    except RuntimeError as error:  # as of categories that are not as many
+        raise ValueError(f"prior{part.label} must fit posterior{part.label}: {error}") from error
 
 
 def _check_support(name: str, part: Part, distribution: Distribution) -> None:

@@ -82,7 +82,10 @@ def lies_in_support(z: Tensor, distribution: Distribution) -> bool:
 
 def saturates(z: Tensor, distribution: Distribution) -> bool:
     """Tell whether a value was cut off where torch's sigmoid is; it waits for an accelerator."""
-    if not any(isinstance(t, SigmoidTransform) for t in getattr(distribution, "transforms", ())):
+    last = distribution
+    while transforms := getattr(last, "transforms", None) or getattr(last, "parts", None):
+        last = transforms[-1]
+    if not isinstance(last, SigmoidTransform):
         return False
     limits = torch.finfo(z.dtype)
     return bool(((z <= limits.tiny) | (z >= 1 - limits.eps)).any())

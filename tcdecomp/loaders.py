@@ -12,7 +12,15 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
-__all__ = ["factors_of", "places_of", "rows_of", "sampler_of", "size_of", "varying_factors"]
+__all__ = [
+    "factors_of",
+    "places_of",
+    "rows_of",
+    "sampler_of",
+    "shuffle_of",
+    "size_of",
+    "varying_factors",
+]
 
 _SAMPLERS = (SequentialSampler, RandomSampler, DistributedSampler)
 
@@ -57,6 +65,14 @@ def places_of(loader: Any) -> range | None:
     if type(sampler) is not DistributedSampler:
         return None
     return range(sampler.rank, len(sampler.dataset), sampler.num_replicas)  # type: ignore[arg-type]
+
+
+def shuffle_of(loader: Any) -> tuple[int, int] | None:
+    """Return seed and epoch of the order of a DistributedSampler that shuffles; None of others."""
+    sampler = sampler_of(loader)
+    if type(sampler) is not DistributedSampler or not sampler.shuffle:
+        return None
+    return sampler.seed, sampler.epoch
 
 
 def rows_of(loader: Any) -> int | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from tcdecomp.checks import check_finite, check_tensors
+from tcdecomp.checks import check_finite, check_logvar, check_tensors
 
 __all__ = ["Posterior"]
 
@@ -148,12 +148,13 @@ class Posterior:
         Raises
         ------
         ValueError
-            If z, mu or logvar has a value that is not finite, or z is not a sample but mu
-            itself, as most VAEs give it in eval mode: total correlation and mutual
-            information would be wrong by nats.
+            If z, mu or logvar has a value that is not finite, logvar one whose exp(-logvar / 2) is
+            not, or z is not a sample but mu itself, as most VAEs give it in eval mode: total
+            correlation and mutual information would be wrong by nats.
         """
-        for name, tensor in (("z", self.z), ("mu", self.mu), ("logvar", self.logvar)):
-            check_finite(name, tensor)
+        check_finite("z", self.z)
+        check_finite("mu", self.mu)
+        check_logvar(self.in_working_precision().logvar)
         if torch.equal(self.z, self.mu.to(self.z.dtype)) and self._noise_is_visible():
             raise ValueError(
                 "z must be a sample from N(mu, exp(logvar)); got z equal to mu, as a VAE in eval "

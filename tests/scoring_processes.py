@@ -97,6 +97,7 @@ WRONG = {
     "some factors": lambda wrong: (X, None, None if wrong else LABELS),
     "asked": lambda wrong: (model, [(X, FACTORS)], None if wrong else lambda batch: batch[1]),
     "same share": lambda _: (model, dealt(0)),
+    "epochs": lambda wrong: (model, dealt(int(wrong), shuffle=True, seed=3 + wrong)),
     "shuffled": lambda _: (model, dealt(0, shuffle=True), FACTORS[::2]),
 }
 WEIGHT = np.ones(2 * SIZE)

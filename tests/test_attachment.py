@@ -387,3 +387,14 @@ def test_terms_end_with_the_attachment():
     handle.detach()
     with pytest.raises(ValueError, match="must be attached to have terms; it was detached"):
         handle.terms()
+
+
+def test_a_refused_batch_leaves_the_terms_of_the_last():
+    model = Model()
+    handle = Attachment(model, "step", add_size, TCDecomposition(beta=6), 100)
+    z, mu, logvar = torch.randn(3, 5, 2)
+    handle.loss(z, mu, logvar)
+    before = handle.terms()
+    with pytest.raises(ValueError, match="mu must be finite"):
+        handle.loss(z, mu * torch.nan, logvar)
+    assert handle.terms() == before

@@ -176,7 +176,10 @@ def test_without_matplotlib_the_error_names_the_extra(run, monkeypatch):
 
 
 BAD = {
-    "nothing": ({"other": MU}, "data.npz: must hold either mu or codes; got none of these"),
+    "nothing": (
+        {"other": MU},
+        "data.npz: must hold one or more of mu, logvar, codes, factors; got other",
+    ),
     "both": ({"codes": MU, "mu": MU}, "data.npz: must hold either mu or codes; got mu, codes"),
     "no mu": ({"logvar": MU}, "data.npz: must hold either mu or codes; got logvar"),
     "codes with logvar": (
@@ -187,7 +190,7 @@ BAD = {
         {"mu": np.array([{}], dtype=object)},
         "data.npz: cannot be read: Object arrays cannot be loaded when allow_pickle=False",
     ),
-    "shapes": ({"mu": MU, "logvar": LOGVAR[:3]}, r"must share one shape \(M, D\); got"),
+    "shapes": ({"mu": MU, "logvar": LOGVAR[:3]}, r"npz: mu and logvar must share one shape \(M, D\)"),
     "complex": ({"mu": MU * 1j, "logvar": LOGVAR}, "mu must hold real numbers; got dtype complex"),
     "nan": ({"mu": MU * np.nan, "logvar": LOGVAR}, "mu must be finite; got nan at row 0, column 0"),
     "words": ({"codes": MU.astype(str)}, "codes must hold real numbers; got dtype <U32 in 'z0'"),
@@ -225,7 +228,7 @@ def no_npy(path):
 
 UNREADABLE = {
     "missing": (lambda path: None, "no such file"),
-    "a folder": (Path.mkdir, "no such file"),
+    "a folder": (Path.mkdir, "a folder, no file"),
     "empty": (Path.touch, "not an npz file, or not all of one"),
     "text": (lambda path: path.write_text("mu"), "not an npz file, or not all of one"),
     "npy": (npy, "not an npz file, or not all of one"),

@@ -31,10 +31,11 @@ from torch.distributions import (
     RelaxedBernoulli,
     RelaxedOneHotCategorical,
     StudentT,
+    TransformedDistribution,
     Uniform,
 )
 from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
-from torch.distributions.transforms import SigmoidTransform
+from torch.distributions.transforms import AffineTransform, ComposeTransform, SigmoidTransform
 
 import reference
 from strategies import batches, draw_posterior
@@ -42,6 +43,7 @@ from tcdecomp import Posterior, TCDecomposition, Terms, decompose
 from tcdecomp.bank import PosteriorBank
 from tcdecomp.families import decompose_family
 from tcdecomp.groups import split_tc
+from tcdecomp.latents import saturates
 from tcdecomp.sites import decompose_sites
 from tolerances import assert_close
 
@@ -352,6 +354,24 @@ def test_a_rounded_sample_is_refused():
         z[1, 0] = SigmoidTransform()(torch.tensor(value))
         with pytest.raises(ValueError, match="z must not be rounded to the bounds of posterior"):
             decompose_family(posterior, z, N, prior=Beta(2.0, 2.0), kl="sampled")
+
+
+def test_a_prior_of_more_categories_is_refused():
+    posterior = Categorical(logits=torch.zeros(M, D, 4))
+    prior = Categorical(logits=torch.zeros(5))
+    with pytest.raises(ValueError, match="prior must fit posterior: "):
+        decompose_family(posterior, posterior.sample(), N, prior=prior)
+
+
+def test_only_the_last_sigmoid_rounds():
+    base = Normal(torch.zeros(M, D), 1.0)
+    for transforms, refused in (
+        ([SigmoidTransform(), AffineTransform(0.0, 10.0)], False),
+        ([SigmoidTransform(), SigmoidTransform().inv], False),
+        ([ComposeTransform([AffineTransform(0.0, 1.0), SigmoidTransform()])], True),
+    ):
+        distribution = TransformedDistribution(base, transforms)
+        assert saturates(torch.full((M, D), 1.0), distribution) == refused
 
 
 def test_parts_of_several_families():

@@ -274,3 +274,8 @@ def test_an_exact_value_has_no_error_bar():
     drawn = [len(segment) > 0 for segment in lines.get_segments()]
     assert exact[0]
     assert sum(drawn) == exact.count(False)
+
+
+def test_large_numbers_are_short():
+    report = score((torch.randn(20, 2), torch.full((20, 2), 60.0)))
+    assert max(map(len, str(report).splitlines())) < 80

@@ -7,6 +7,7 @@ Normal. ``kl_loss(z, mu, logvar)`` is the KL term that the model's loss calls.
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from typing import Any
 
@@ -64,7 +65,7 @@ def tcdecomp_attach(
     if names != ["z", "mu", "logvar"]:
         raise TypeError(
             f"{type(model).__name__}.kl_loss must take (z, mu, logvar), to be replaced by the "
-            f"criterion; got ({', '.join(names)})"
+            f"criterion: rename its parameters if they are these; got ({', '.join(names)})"
         )
     return _Replacing(model, "kl_loss", _kl_loss, criterion, dataset_size)
 
@@ -131,10 +132,13 @@ def _difference(
         )
     if any((own - x).sum().abs() <= 0.01 * kl.sum() for x in known):
         return None
-    per_item = " per item" if reduction == "mean" else ""
+    per_item, ratio = " per item" if reduction == "mean" else "", (own.sum() / kl.sum()).item()
+    advice = (
+        " To keep its balance with the rest of the loss, multiply its weights by "
+        f"{ratio:.3g}, or choose its reduction"
+    )
     return (
         f"{name} gave {own.sum():.4g} for a batch whose KL is {kl.sum():.4g} nats"
-        f"{per_item}; the criterion in its place gives that KL, weighted. To keep its balance with "
-        f"the rest of the loss, multiply its weights by {own.sum() / kl.sum():.3g}, or choose its "
-        "reduction"
+        f"{per_item}; the criterion in its place gives that KL, weighted."
+        + (advice if 0 < ratio < math.inf else "")
     )

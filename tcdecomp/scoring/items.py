@@ -13,8 +13,8 @@ from torch.distributions import Distribution
 from torch.utils.data import DataLoader, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from tcdecomp.checks import check_finite
-from tcdecomp.loaders import factors_of, places_of, sampler_of
+from tcdecomp.checks import check_finite, check_logvar, check_tensors
+from tcdecomp.loaders import factors_of, places_of, sampler_of, shuffle_of
 from tcdecomp.metrics.columns import Columns, FloatArray
 from tcdecomp.metrics.inputs import check_rows, read_columns
 from tcdecomp.plugins import as_posterior
@@ -41,6 +41,8 @@ class Items(NamedTuple):
         Whether the factors were in the batches, and nobody asked for them.
     places : range or None
         Where the items stand among those of all processes, if a sampler says.
+    shuffle : tuple of int, or None
+        Seed and epoch of the order that the places are in, if it is not that of the data set.
     """
 
     codes: FloatArray
@@ -49,6 +51,7 @@ class Items(NamedTuple):
     factors: Any
     found: bool = False
     places: range | None = None
+    shuffle: tuple[int, int] | None = None
 
 
 _MODEL_AND_BATCHES = (
@@ -88,7 +91,7 @@ def of_posterior(posterior: Posterior, factors: Any) -> Items:
     """Return items whose codes are the means of a posterior."""
     posterior = posterior.detach()
     check_finite("mu", posterior.mu)
-    check_finite("logvar", posterior.logvar)
+    check_logvar(posterior.in_working_precision().logvar)
     codes: FloatArray = posterior.mu.cpu().double().numpy()
     return _items(read_columns(codes, "codes", "z"), codes, posterior, factors)
 
@@ -118,6 +121,7 @@ def _given(values: Any, factors: Any, inputs: Any, device: Any) -> Items:
         if len(values) != 2:
             raise TypeError(f"model must be a (mu, logvar) pair; got {len(values)} arrays")
         values = list(map(_as_tensor, ("mu", "logvar"), values))
+        check_tensors(mu=values[0], logvar=values[1])
     if isinstance(values, list | Posterior | Distribution):
         return of_posterior(as_posterior(values, "model"), factors)
     columns = read_columns(values, "codes", "z")
@@ -155,7 +159,8 @@ def _collected(
         seen = seen.first(len(places))
     posterior = Posterior(seen.mu, seen.mu, seen.logvar)
     items = of_posterior(posterior, factors if is_array else seen.factors)
-    return items._replace(found=by_themselves, places=places)
+    shuffle = shuffle_of(batches) if shared else None
+    return items._replace(found=by_themselves, places=places, shuffle=shuffle)
 
 
 def _insistent(find: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -257,7 +257,8 @@ def _labelled(name: str) -> str:
 
 
 def _decimal(value: float) -> str:
-    return f"{value:z.4f}"  # no "-0.0000", which hangs on rounding
+    # No "-0.0000", which hangs on rounding.
+    return f"{value:z.4f}" if abs(value) < 1e9 else f"{value:.4e}"
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:

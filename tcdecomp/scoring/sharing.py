@@ -81,6 +81,7 @@ def _exchanged(own: _Share, group: ProcessGroup) -> list[Items]:
     for what, said in (
         *((name, [share.settings.get(name) for share in shares]) for name in names),
         ("whether factors are looked for in the batches", [part.found for part in items]),
+        ("seed and epoch of a DistributedSampler", [part.shuffle for part in items]),
         ("the columns of codes", [part.names for part in items]),
         ("the columns of factors", columns),
     ):
