@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tcdecomp.loss import TCDecomposition
     from tcdecomp.terms import Terms
 
-__all__ = ["Attachment", "check_criterion"]
+__all__ = ["Attachment"]
 
 _CRITERION = "tcdecomp_criterion"
 _RECORD = "_tcdecomp_attachment"
@@ -259,35 +259,6 @@ class Attachment:
     def __repr__(self) -> str:
         name = f"{type(self.model).__name__}.{self.method}"
         return f"<Attachment to {name}, dataset_size={self.dataset_size}>"
-
-
-def check_criterion(criterion: TCDecomposition, framework: str, *, prior: bool = True) -> None:
-    """Refuse a criterion whose excess a framework cannot add to its own loss.
-
-    Parameters
-    ----------
-    criterion : TCDecomposition
-        To have ``reduction="mean"``.
-    framework : str
-        Its name, for the error.
-    prior : bool
-        Whether the criterion may have a prior other than the standard normal, to which the
-        framework's KL is.
-
-    Raises
-    ------
-    ValueError
-        If the criterion does not average over the batch, or must not have its prior.
-    """
-    if criterion.reduction != "mean":
-        raise ValueError(
-            f'criterion must have reduction="mean" with {framework}; got {criterion.reduction!r}'
-        )
-    if not prior and criterion.prior is not None:
-        raise ValueError(
-            f"criterion must have prior=None with {framework}, whose own KL is to the standard "
-            f"normal; got {type(criterion.prior).__name__}"
-        )
 
 
 def _check(model: Any, method: str) -> None:

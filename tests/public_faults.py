@@ -327,6 +327,98 @@ def clamped(function=mss, terms=(0, 1, 2)):
     return answers
 
 
+def logvar_of_the_components(change):
+    """The right log q(z|n), and another log-variance in the mixture."""
+
+    def terms(z, mu, logvar, total):
+        density = gaussian(z[:, None], mu, change(logvar))
+        log_weights = symmetric_weights(len(z), total).log().to(z)
+        return put_together(
+            gaussian(z, mu, logvar).sum(1),
+            torch.logsumexp(density.sum(2) + log_weights, 1),
+            torch.logsumexp(density + log_weights[:, :, None], 1),
+            gaussian(z, z * 0, z * 0).sum(1),
+        )
+
+    return terms
+
+
+def remainder_dropped(z, mu, logvar, total):
+    """Components in chunks of 8, without the rest where there is a whole one."""
+    log_weights = symmetric_weights(len(z), total).log().to(z)
+    log_weights[:, len(z) // 8 * 8 or len(z) :] = -torch.inf
+    return mixture(z, mu, logvar, log_weights)
+
+
+def corrected(z, mu, logvar, total):
+    """The logarithm's bias taken off to second order: nobody's estimator, and a better one."""
+    size, density = len(z), pairs(z, mu, logvar)
+    log_weights = symmetric_weights(size, total).log().to(z)[:, :, None]
+    others = ~torch.eye(size, dtype=torch.bool)[:, :, None]
+
+    def log_mixture(log_densities):
+        log_mean = torch.logsumexp(log_densities + log_weights, 1)
+        ratio = (log_densities - log_mean[:, None]).exp() * others
+        variance = (ratio - ratio.sum(1, keepdim=True) / (size - 1)).square() * others
+        share = (total - 1) * (total - size) / total**2
+        return log_mean + 0.5 * share * variance.sum(1) / ((size - 1) * (size - 2))
+
+    return put_together(
+        gaussian(z, mu, logvar).sum(1),
+        log_mixture(density.sum(2, keepdim=True))[:, 0],
+        log_mixture(density),
+        gaussian(z, z * 0, z * 0).sum(1),
+    )
+
+
+def sorted_first(z, mu, logvar, total):
+    """The paper's, where the next component is that in the order of the means."""
+    rows = mu[:, 0].argsort()
+    return paper(z[rows], mu[rows], logvar[rows], total)
+
+
+def damped(parts):
+    """Part of the gradient, through mu and logvar, of log q(z|n), own and other components."""
+
+    def terms(z, mu, logvar, total):
+        (m, v), (own_m, own_v), (other_m, other_v) = (
+            [t.detach() + part * (t - t.detach()) for t in (mu, logvar)] for part in parts
+        )
+        own = torch.eye(len(z), dtype=torch.bool)[:, :, None]
+        density = torch.where(own, pairs(z, own_m, own_v), pairs(z, other_m, other_v))
+        log_weights = symmetric_weights(len(z), total).log().to(z)
+        return put_together(
+            gaussian(z, m, v).sum(1),
+            torch.logsumexp(density.sum(2) + log_weights, 1),
+            torch.logsumexp(density + log_weights[:, :, None], 1),
+            gaussian(z, z * 0, z * 0).sum(1),
+        )
+
+    return terms
+
+
+class Multiplied(torch.autograd.Function):
+    """The same value, and a factor in the gradient."""
+
+    @staticmethod
+    def forward(ctx, value, factor):
+        ctx.factor = factor
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.factor * gradient, None
+
+
+def gradient_times(*factors):
+    """The right terms, and their gradients for z, mu and logvar times factors."""
+
+    def terms(*inputs):
+        return mss(*map(Multiplied.apply, inputs[:3], factors), inputs[3])
+
+    return terms
+
+
 ORDER, FLOOR = "depends on the order of the batch", "variance has a floor"
 CLAMPED = "perhaps clamped at 0"
 
@@ -347,6 +439,8 @@ RIGHT = {
     "numpy": (in_numpy, "symmetric MSS", {"no gradient"}),
     "analytic entropy": (analytic_entropy, "symmetric MSS", set()),
     "mu detached": (partly_detached, "symmetric MSS", {"gradient cut"}),
+    "log q(z|n) detached": (damped((0, 1, 1)), "symmetric MSS", {"gradient cut"}),
+    "others detached, own damped": (damped((1, 0.3, 0)), "symmetric MSS", {"gradient cut"}),
     "MI of the closed-form KL": (with_closed_form_kl(0), "symmetric MSS", set()),
     "TC of the closed-form KL": (with_closed_form_kl(1), "symmetric MSS", set()),
     "DWKL of the closed-form KL": (with_closed_form_kl(2), "symmetric MSS", set()),
@@ -367,6 +461,14 @@ RIGHT = {
 }
 
 MISSING, MISREAD = "constant missing", "log-variance misread"
+
+# Right code of no known form.
+UNKNOWN = {
+    "bias corrected": corrected,
+    "special by order of means": sorted_first,
+}
+
+UNKNOWN_FORM, WRONG_GRADIENT = "unknown form", "gradient wrong"
 
 # Code with faults: its estimator, the names of all faults, and of the remarks.
 FAULTS = {
@@ -467,4 +569,44 @@ FAULTS = {
     "view for transpose": (viewed, "symmetric MSS", {"axes mixed up"}, set()),
     "no weights in the marginals": (without_marginal_weights, "symmetric MSS", {MISSING}, set()),
     "TC detached": (detached_tc, "symmetric MSS", {"no gradient"}, set()),
+    **{
+        f"{name} in the mixture": (
+            logvar_of_the_components(change),
+            "unknown",
+            {UNKNOWN_FORM},
+            remarks,
+        )
+        for name, change, remarks in (
+            ("the point's logvar", lambda v: v[:, None], set()),
+            ("mean logvar", lambda v: v.mean(0), set()),
+            ("first logvar", lambda v: v[:1], {ORDER}),
+        )
+    },
+    "mean logvar": (
+        misread(lambda v: v.mean().expand_as(v)),
+        "unknown",
+        {UNKNOWN_FORM},
+        set(),
+    ),
+    "logvar of the row before": (
+        misread(lambda v: v.roll(1, 0)),
+        "unknown",
+        {UNKNOWN_FORM},
+        {ORDER},
+    ),
+    "logvar clamped at -4": (misread(lambda v: v.clamp(min=-4)), "symmetric MSS", {FLOOR}, set()),
+    "remainder dropped": (
+        remainder_dropped,
+        "symmetric MSS",
+        {"another form on larger batches", "off in the study"},
+        set(),
+    ),
+    **{
+        name: (gradient_times(*factors), "symmetric MSS", {WRONG_GRADIENT}, set())
+        for name, factors in (
+            ("gradient of logvar negated", (1, 1, -1)),
+            ("gradient times 100", (100, 100, 100)),
+            ("z detached", (0, 1, 1)),
+        )
+    },
 }

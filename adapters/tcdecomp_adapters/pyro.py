@@ -10,7 +10,8 @@ from pyro.infer.elbo import ELBOModule
 from torch import Tensor
 
 from tcdecomp import Posterior, TCDecomposition, hookimpl
-from tcdecomp.attachment import Attachment, check_criterion
+from tcdecomp.attachment import Attachment
+from tcdecomp.checks import check_criterion
 
 __all__ = ["tcdecomp_attach"]
 

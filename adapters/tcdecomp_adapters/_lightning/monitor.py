@@ -10,10 +10,10 @@ import torch
 from torch import Generator
 
 from tcdecomp import Posterior, TCDecomposition, encode
-from tcdecomp.attachment import Attachment, check_criterion
+from tcdecomp.attachment import Attachment
 from tcdecomp.batch import checked_size
 from tcdecomp.bracket import Bracket
-from tcdecomp.checks import checked_int
+from tcdecomp.checks import check_criterion, checked_int
 from tcdecomp.loaders import factors_of, rows_of, size_of
 from tcdecomp.plugins import NoAdapterError
 from tcdecomp_adapters._lightning.step import left_posterior

@@ -11,8 +11,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from tcdecomp import Posterior, TCDecomposition
-from tcdecomp.attachment import check_criterion
 from tcdecomp.batch import checked_size
+from tcdecomp.checks import check_criterion
 from tcdecomp.plugins import as_posterior
 
 __all__ = ["TCVAEMixin"]
