@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from tcdecomp.auditor import probes
-from tcdecomp.auditor.explanation import PRECISE, Explanation
+from tcdecomp.auditor.explanation import COARSE, PRECISE, Explanation
 from tcdecomp.auditor.forms import Form
 from tcdecomp.auditor.gradient import Gradient, gradient
 from tcdecomp.auditor.measured import Weights, weigh
@@ -28,7 +28,11 @@ __all__ = ["Findings", "examine"]
 
 WEIGHED_AT = ((4, 1000), (16, 1000), (16, 100_000))  # (M, N)
 # Log-variances that only code with a floor under the variance, at these extremes, takes for one.
-ALIKE = {probes.SHARP: (-25.0, -38.0), probes.FAR_OUT: (-5.5, -38.0)}
+ALIKE = {
+    probes.LARGE: (probes.SHARPEST, -38.0),
+    probes.SHARP: (-25.0, -38.0),
+    probes.FAR_OUT: (-5.5, -38.0),
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Findings:
 
     Attributes
     ----------
+    accepted : float
+        Relative error that answers may have in the precision of the probes.
     finite : bool
         Whether all answers to ordinary batches are.
     explanation : Explanation or None
@@ -47,12 +53,16 @@ class Findings:
         Measured weights, with the form's scale, order and signs undone.
     unrepeated, reordered : float
         Largest relative change of an answer to the same batch, and to its rows in another order.
+    unsummed : float
+        Largest relative error of the sum of the answers, which is the KL whatever the weights.
+    misread : float
+        The same of the answers for a narrow posterior among wide ones.
     always_zero, clamped : Tensor of bool, shape (3,)
         Which answers are 0 whatever the batch, and on some where only a clamp makes them so.
     example : tuple of (Probe, Tensor)
         One batch, and the code's answers.
     gradient : Gradient or None
-        None where the precision is too low to tell.
+        None where the precision is too low to tell, or the backward pass raised.
     extremes : dict of str to float
         Largest relative error at each extreme; infinite if an answer is not finite.
     floored : tuple of str
@@ -60,15 +70,18 @@ class Findings:
     study : Study or None
         None where the code raised, or cannot take a negative logvar.
     raised : tuple of str
-        What the code raised, at extremes or in the study.
+        What the code raised, in its backward pass, at extremes or in the study.
     """
 
+    accepted: float
     finite: bool
     explanation: Explanation | None
     in_one_dimension: Explanation | None
     weights: tuple[Weights, ...]
     unrepeated: float
     reordered: float
+    unsummed: float
+    misread: float
     always_zero: Tensor
     clamped: Tensor
     example: tuple[Probe, Tensor]
@@ -98,21 +111,39 @@ def examine(subject: Subject, generator: Generator) -> Findings:
     raised: list[str] = []
     goes_on = form.takes_negative_logvar
     return Findings(
+        PRECISE if subject.dtype in (torch.float32, torch.float64) else COARSE,
         all(bool(answer.terms.isfinite().all()) for answer in answers),
         explanation,
         in_one_dimension,
         tuple(weigh(subject, form, *sizes) for sizes in WEIGHED_AT),
         unrepeated,
         largest_change(subject, [probes.shuffled(ordinary[2])], answers[2:3]),
+        _unsummed(ordinary, answers),
+        _misread(subject),
         always_zero,
         _clamped(ordinary, answers, explanation),
         (ordinary[0], answers[0].terms),
-        gradient(subject, ordinary[2], generator),
+        _gradient(subject, generator, raised),
         _extremes(subject, explanation, generator, raised) if goes_on else {},
         tuple(at for at in ALIKE if goes_on and _floored(subject, ordinary[0], ALIKE[at])),
         _study(subject, generator, raised) if goes_on else None,
         tuple(raised),
     )
+
+
+def _unsummed(ordinary: list[Probe], answers: list[Answer]) -> float:
+    return max(
+        relative_error(answer.terms.sum(), Form().terms(probe).sum())
+        for probe, answer in zip(ordinary, answers, strict=True)
+    )
+
+
+def _misread(subject: Subject) -> float:
+    """Return the error of the change in the answers when a narrow posterior sees wide ones."""
+    near, far = (probes.narrow_one(at).to(CPU, subject.dtype) for at in (0.0, -8 * probes.SPACING))
+    size, _ = near.shape
+    got = subject.read(near).terms - subject.read(far).terms
+    return relative_error(size * got, size * (Form().terms(near) - Form().terms(far)))
 
 
 def _extremes(
@@ -168,6 +199,14 @@ def _clamped(
         elif probe.shape[1] > 1:
             clamped |= answer.at_zero
     return clamped
+
+
+def _gradient(subject: Subject, generator: Generator, raised: list[str]) -> Gradient | None:
+    try:
+        return gradient(subject, probes.steep(generator))
+    except RaisedError as error:
+        raised.append(str(error))
+        return None
 
 
 def _study(subject: Subject, generator: Generator, raised: list[str]) -> Study | None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from tcdecomp.auditor.directions import directions
 from tcdecomp.auditor.probes import Probe
-from tcdecomp.auditor.subject import RaisedError, Subject, relative_error
+from tcdecomp.auditor.subject import RaisedError, Subject
 
-__all__ = ["Gradient", "gradient"]
+__all__ = ["TOLERANCE", "Gradient", "gradient"]
 
 STEP = 1 / 256  # of the finite differences
+FLAT = 0.005  # part of the steepest slope that a slope may be off in any case
+TOLERANCE = 0.05  # relative error of finite differences
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """Slopes of the three answers (rows) along one direction of z, mu and logvar (columns).
+    """Slopes of the three answers (rows) along directions of z, mu and logvar (columns).
 
     Attributes
     ----------
@@ -32,18 +35,42 @@ class Gradient:
     differences: Tensor
 
     @property
+    def _sizes(self) -> Tensor:
+        """Return what the slopes' errors are relative to."""
+        sizes = self.differences.abs()
+        return sizes + FLAT * sizes.max()
+
+    @property
     def error(self) -> float:
         """Return the largest relative difference between the two."""
-        return relative_error(self.slopes, self.differences)
+        errors = (self.slopes - self.differences).abs() / self._sizes
+        return errors.nan_to_num(torch.inf, posinf=torch.inf).max().item()
+
+    @property
+    def wrong(self) -> bool:
+        """Whether nothing that may be detached explains the difference.
+
+        Such slopes have the sign of the difference, and are no larger; none of z is 0.
+        """
+        left = self.slopes * self.differences.sign() / self._sizes
+        explained = (left >= -TOLERANCE) & (left <= 1 + TOLERANCE)
+        flat = (left < TOLERANCE) & (self.differences.abs() > FLAT * self._sizes.max())
+        return not explained.all() or bool(flat[:, 0].any())
 
 
-def gradient(subject: Subject, probe: Probe, generator: Generator) -> Gradient | None:
-    """Compare the slopes along a direction of each input with finite differences."""
+def gradient(subject: Subject, probe: Probe) -> Gradient | None:
+    """Compare the slopes of each answer, along a direction of each input, with differences.
+
+    Raises
+    ------
+    RaisedError
+        If the backward pass of the code raises.
+    """
     if subject.dtype not in (torch.float32, torch.float64):
         return None
     cast = probe.to(subject.device, subject.dtype)
     inputs = [next(cast.samples()), cast.mu, cast.logvar]
-    shifts = torch.randn(3, *probe.shape, generator=generator).to(cast.mu)
+    shifts = directions(probe).to(cast.mu)
     # Clones of leaves, so that code which writes into its input may do so.
     leaves = [tensor.clone().requires_grad_() for tensor in inputs]
     z, mu, logvar = (leaf.clone() for leaf in leaves)
@@ -51,9 +78,11 @@ def gradient(subject: Subject, probe: Probe, generator: Generator) -> Gradient |
         answers = subject.terms(z, mu, logvar, probe.dataset_size)
     except RaisedError:  # code that leaves torch refuses tensors with a graph
         return Gradient(torch.zeros(3, dtype=torch.bool), *torch.zeros(2, 3, 3))
-    slopes = torch.stack([_slopes(answer, leaves, shifts) for answer in answers])
+    slopes = torch.stack(
+        [_slopes(answer, leaves, along) for answer, along in zip(answers, shifts, strict=True)]
+    )
     differences = torch.stack(
-        [_difference(subject, inputs, i, shifts[i], probe.dataset_size) for i in range(3)], 1
+        [_differences(subject, inputs, shifts[:, i], i, probe.dataset_size) for i in range(3)], 1
     )
     return Gradient(slopes.abs().sum(1) > 0, slopes, differences)
 
@@ -61,20 +90,26 @@ def gradient(subject: Subject, probe: Probe, generator: Generator) -> Gradient |
 def _slopes(answer: Tensor, leaves: list[Tensor], shifts: Tensor) -> Tensor:
     if not answer.requires_grad:
         return torch.zeros(3, dtype=torch.float64)
-    gradients = torch.autograd.grad(
-        answer, leaves, retain_graph=True, allow_unused=True, materialize_grads=True
-    )
+    try:
+        gradients = torch.autograd.grad(
+            answer, leaves, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+    except Exception as error:
+        raise RaisedError(f"{type(error).__name__} in its backward pass: {error}") from error
     return torch.stack(
         [(g * shift).sum().cpu().double() for g, shift in zip(gradients, shifts, strict=True)]
     )
 
 
-def _difference(
-    subject: Subject, inputs: list[Tensor], index: int, shift: Tensor, dataset_size: int
+def _differences(
+    subject: Subject, inputs: list[Tensor], shifts: Tensor, index: int, dataset_size: int
 ) -> Tensor:
-    def moved(step: float) -> Tensor:
+    """Return the slope of each answer along its own shift of one input, shape (3,)."""
+
+    def moved(shift: Tensor) -> Tensor:
         tensors = [tensor.clone() for tensor in inputs]
-        tensors[index] += step * shift
+        tensors[index] += shift
         return subject.terms(tensors[0], tensors[1], tensors[2], dataset_size).detach()
 
-    return (moved(STEP) - moved(-STEP)) / (2 * STEP)
+    changes = [moved(STEP * shift) - moved(-STEP * shift) for shift in shifts]
+    return torch.stack(changes).diagonal() / (2 * STEP)

@@ -12,12 +12,17 @@ __all__ = [
     "CPU",
     "EXTREMES",
     "FAR_OUT",
+    "LARGE",
     "SHARP",
+    "SHARPEST",
     "Probe",
     "apart",
+    "between",
+    "narrow_one",
     "ordinary",
     "overlapping_pair",
     "shuffled",
+    "steep",
     "together",
     "turned",
 ]
@@ -26,6 +31,7 @@ CPU = torch.device("cpu")
 
 # Batch size, data-set size, dimensions: small, and all different, so that no two forms agree.
 SIZES = ((7, 5000, 3), (4, 1000, 3), (6, 7, 2), (5, 300, 1), (4, 20, 1))
+SHARPEST = -4.5  # least log-variance that is ordinary
 SPACING = 16.0  # between posteriors that are to be apart, whatever is taken for their variance
 
 
@@ -78,12 +84,26 @@ def ordinary(generator: Generator) -> list[Probe]:
 
 def _overlapping(size: int, dataset_size: int, dim: int, generator: Generator) -> Probe:
     mu = 2 * torch.randn(size, dim, generator=generator, dtype=torch.float64)
-    logvar = 0.25 + 0.75 * torch.rand(size, dim, generator=generator, dtype=torch.float64)
+    logvar = between(0.25, 1.0, (size, dim), generator)
     return Probe(mu, logvar, _signs(size, dim, generator), dataset_size)
+
+
+def between(low: float, high: float, shape: tuple[int, int], generator: Generator) -> Tensor:
+    """Draw from a uniform distribution."""
+    return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
 
 
 def _signs(size: int, dim: int, generator: Generator) -> Tensor:
     return 2.0 * torch.randint(2, (size, dim), generator=generator, dtype=torch.float64) - 1
+
+
+def steep(generator: Generator) -> Probe:
+    """Return a batch in which no term is near 0, and own components matter more or less."""
+    mu = 3 * torch.randn(17, 1, generator=generator, dtype=torch.float64)
+    mu = mu + torch.randn(17, 3, generator=generator, dtype=torch.float64)
+    logvar = between(0.25, 2.25, (17, 3), generator)
+    noise = torch.randn(17, 3, generator=generator, dtype=torch.float64)
+    return Probe(mu, logvar, noise, 100)
 
 
 def apart(size: int, dataset_size: int, dim: int = 1) -> Probe:
@@ -111,6 +131,18 @@ def overlapping_pair(first: int, second: int, size: int, dataset_size: int) -> P
     probe = _alike(mu, dataset_size)
     probe.logvar[second] = 2.0
     return probe
+
+
+def narrow_one(place: float) -> Probe:
+    """Return a narrow posterior, at this place, among wide ones that are all the same.
+
+    Near 0 it sees the wide ones, and their points never see it. Between two places the answers
+    then differ by those for its own point, which are the same for all weights that are right.
+    """
+    mu = torch.tensor([2.0, -3.0], dtype=torch.float64).repeat(5, 1)
+    logvar = torch.tensor([5.0, 5.5], dtype=torch.float64).repeat(5, 1)
+    mu[2], logvar[2] = place, torch.tensor([0.25, 0.75])
+    return Probe(mu, logvar, torch.ones_like(mu), 100)
 
 
 def shuffled(probe: Probe) -> Probe:
@@ -144,15 +176,16 @@ def _far_out(generator: Generator) -> Probe:
 
 
 def _large(generator: Generator) -> Probe:
-    mu = torch.randn(32, 10, generator=generator, dtype=torch.float64)
-    return Probe(mu, torch.full_like(mu, -1.0), _signs(32, 10, generator), 10_000)
+    mu = torch.randn(33, 10, generator=generator, dtype=torch.float64)
+    logvar = between(SHARPEST, 0.0, (33, 10), generator)
+    return Probe(mu, logvar, _signs(33, 10, generator), 10_000)
 
 
-SHARP, FAR_OUT = "log-variances of -12", "means near 128"
+LARGE, SHARP, FAR_OUT = "M = 33, N = 10000, D = 10", "log-variances of -12", "means near 128"
 
 # The first is none, and common; a form that small batches tell has to hold there too.
 EXTREMES = {
-    "M = 32, N = 10000, D = 10": _large,
+    LARGE: _large,
     "100 dimensions": _many_dimensions,
     SHARP: _sharp,
     FAR_OUT: _far_out,

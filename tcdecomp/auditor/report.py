@@ -13,7 +13,7 @@ from tcdecomp.auditor.measured import Weights
 from tcdecomp.auditor.study import BATCH_SIZE, DATASET_SIZE, DIM, Study
 from tcdecomp.terms import Terms
 
-__all__ = ["Audit", "Verdict"]
+__all__ = ["Audit", "Verdict", "mean"]
 
 WIDTH = 88
 

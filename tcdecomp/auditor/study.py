@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from tcdecomp.auditor.probes import CPU, Probe
+from tcdecomp.auditor.probes import CPU, SHARPEST, Probe, between
 from tcdecomp.auditor.subject import Subject
 from tcdecomp.dataset import decompose_dataset
 from tcdecomp.decomposition import decompose
 
 __all__ = ["Study", "data_set", "study"]
 
-DATASET_SIZE, BATCH_SIZE, BATCHES, SAMPLES = 512, 64, 40, 4096
-CORRELATION, DEVIATION, DIM = 0.8, 0.25, 4
+DATASET_SIZE, BATCH_SIZE, BATCHES, SAMPLES = 512, 61, 40, 4096
+CORRELATION, DIM, WIDEST = 0.75, 4, -1.7  # WIDEST is the largest log-variance
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,16 @@ def _batch(mu: Tensor, logvar: Tensor, generator: Generator) -> Probe:
 
 
 def data_set(generator: Generator) -> tuple[Tensor, Tensor]:
-    """Return mu and logvar, (N, D): means of a Gaussian with correlated pairs of dimensions.
+    """Return mu and logvar, (N, D), of items that differ in both.
 
-    With the posteriors' variance, every dimension of q(z) has mean 0 and variance 1, as the prior.
+    An item's means are drawn with the variance that its posterior leaves, so that q(z) is a
+    Gaussian with correlated pairs of dimensions, each with mean 0 and variance 1, as the prior.
     """
+    logvar = between(SHARPEST, WIDEST, (DATASET_SIZE, DIM), generator)
     normal = torch.randn(DATASET_SIZE, DIM, generator=generator, dtype=torch.float64)
+    left, left_of_second = (1 - logvar.exp()).chunk(2, dim=1)
     first, second = normal.chunk(2, dim=1)
-    second = CORRELATION * first + math.sqrt(1 - CORRELATION**2) * second
-    mu = math.sqrt(1 - DEVIATION**2) * torch.cat([first, second], 1)
-    return mu, torch.full_like(mu, 2 * math.log(DEVIATION))
+    slope = CORRELATION / left
+    first = left.sqrt() * first
+    second = slope * first + (left_of_second - slope * CORRELATION).sqrt() * second
+    return torch.cat([first, second], 1), logvar

@@ -9,18 +9,19 @@ from torch import Tensor
 
 from tcdecomp.auditor.explanation import PRECISE
 from tcdecomp.auditor.findings import Findings
+from tcdecomp.auditor.gradient import TOLERANCE
+from tcdecomp.auditor.probes import LARGE
 from tcdecomp.auditor.report import Verdict
 from tcdecomp.auditor.words import EXTREMES
 
 __all__ = ["clamped", "extremes", "floored", "gradients", "order", "precision", "raised", "raising"]
 
 EXTREME = 5e-3  # relative error that code in single precision may have at extremes
-SLOPE = 0.05  # the same, of finite differences
 ROUNDING = 20  # how much more than on ordinary batches code may be off elsewhere
 
 
 def raised(findings: Findings) -> Iterator[Verdict]:
-    """Whether the code raised, at extremes or in the study."""
+    """Whether the code raised, in its backward pass, at extremes or in the study."""
     for message in findings.raised[:1]:
         yield raising(message)
 
@@ -31,7 +32,7 @@ def raising(message: str) -> Verdict:
         "raises",
         "fault",
         f"The code raised {message}",
-        "Such batches occur; see whether the code expects a shape or a size of its own.",
+        "See whether the code expects a shape or a size of its own, or writes into its graph.",
     )
 
 
@@ -74,12 +75,14 @@ def floored(findings: Findings) -> Iterator[Verdict]:
         if error < torch.inf and where in findings.floored
     }
     if errors:
+        ordinary = any(LARGE in where for where in errors)
         yield Verdict(
             "variance has a floor",
-            "remark",
+            "fault" if ordinary else "remark",
             "Sharp posteriors are taken for wider ones: logvar is clamped, or something is added "
-            "to the variance.",
-            "See that z is drawn with the same variance.",
+            "to the variance." + (" Ordinary posteriors are among them." if ordinary else ""),
+            ("Lower the floor, and see" if ordinary else "See")
+            + " that z is drawn with the same variance.",
             errors,
         )
 
@@ -142,7 +145,16 @@ def gradients(findings: Findings) -> Iterator[Verdict]:
             f"Without a gradient, while others have one: {missing}.",
             "Look for detach(), item() or no_grad().",
         )
-    elif gradient.error > SLOPE:
+    elif gradient.wrong:
+        yield Verdict(
+            "gradient wrong",
+            "fault",
+            "A slope has the wrong sign or is larger than that of the value, or z has none. No "
+            "detaching that may be right in expectation does that.",
+            "Do not detach z; compare the backward pass with torch.autograd.gradcheck.",
+            {"largest relative error of a slope": gradient.error},
+        )
+    elif gradient.error > TOLERANCE:
         yield Verdict(
             "gradient cut",
             "remark",

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
 from tcdecomp.auditor import symptoms
 from tcdecomp.auditor.explanation import PRECISE, departures
 from tcdecomp.auditor.findings import Findings
 from tcdecomp.auditor.forms import Form
-from tcdecomp.auditor.report import Verdict
+from tcdecomp.auditor.report import Verdict, mean
 from tcdecomp.auditor.study import Study
 from tcdecomp.auditor.words import DEPARTURES
 from tcdecomp.terms import Terms
@@ -20,6 +23,7 @@ TERMS = Terms._fields[:3]
 ERRORS = 4  # standard errors that a mean may be off
 OFFSET = 0.02  # nats that it may be off besides
 WEIGHT = 0.01  # relative error of the own weight
+READING = 10  # how much farther off than a sum the density of one component may be
 
 
 def verdicts(findings: Findings) -> list[Verdict]:
@@ -98,18 +102,34 @@ def _unexplained(findings: Findings) -> Iterator[Verdict]:
         )
     if findings.always_zero.any():
         return  # which has a verdict of its own
-    sound = findings.study is not None and _near(findings.study) and _weighs_right(findings)
+    wrong = list(_wrong(findings))
+    sound = not wrong
     yield Verdict(
         "unknown form",
         "remark" if sound else "fault",
-        "No form that the auditor knows gives these answers."
+        "No form that the auditor knows gives these answers. "
         + (
-            " But its weights are right, and in the study it is as near the truth as tcdecomp."
+            "But its weights are right, and in the study it is as near the truth as tcdecomp."
             if sound
-            else ""
+            else " ".join(wrong)
         ),
         "" if sound else "Compare the weights and the study below with what they should be.",
     )
+
+
+def _wrong(findings: Findings) -> Iterator[str]:
+    """Yield what no right form has, whatever its weights."""
+    if findings.unrepeated <= PRECISE and findings.unsummed > findings.accepted:
+        yield "Their sum is not the KL."
+    if findings.unrepeated <= PRECISE and findings.misread > READING * findings.accepted:
+        yield (
+            "A narrow posterior among wide ones has other terms, whatever the weights: see that "
+            "every component has its own mu and logvar."
+        )
+    if not _weighs_right(findings):
+        yield "The weights are wrong."
+    if findings.study is None or not _near(findings, findings.study):
+        yield "In the study they are farther from the truth than tcdecomp's."
 
 
 def _weighs_right(findings: Findings) -> bool:
@@ -120,12 +140,28 @@ def _weighs_right(findings: Findings) -> bool:
     )
 
 
-def _near(study: Study) -> bool:
-    """Tell whether the means are as near the truth as MSS's, as far as their errors tell."""
-    size = len(study.answers)
-    error = (study.answers.var(0) / size + study.truth_error**2).sqrt()
-    reach = (study.reference.mean(0) - study.truth).abs() + OFFSET + ERRORS * error
-    return bool(((study.answers.mean(0) - study.truth).abs() <= reach).all())
+def _near(findings: Findings, study: Study) -> bool:
+    """Tell whether the means are MSS's on the same batches, or nearer the truth.
+
+    TC, in which the errors of two logarithms may cancel, need not be where MI, DWKL and KL are.
+    """
+    answers, reference = _with_kl(study.answers), _with_kl(study.reference)
+    change, change_error = mean(answers - reference)
+    middle, middle_error = mean((study.answers + study.reference) / 2)
+    known = findings.explanation
+    rounding = max(findings.accepted, known.error if known else 0.0)
+    margin = OFFSET + rounding * (1 + reference.mean(0).abs())
+    alike = change.abs() <= ERRORS * change_error + margin
+    # Of two means, that on the truth's side of their middle is the nearer one.
+    error = (middle_error.square() + study.truth_error.square()).sqrt()
+    nearer = change[:3].sign() * (middle - study.truth) <= ERRORS * error
+    mi, tc, dimension_wise_kl = alike[:3] | nearer
+    return bool(mi & dimension_wise_kl & (tc | alike[3]))
+
+
+def _with_kl(terms: Tensor) -> Tensor:
+    """Return the terms and their sum."""
+    return torch.cat([terms, terms.sum(1, keepdim=True)], 1)
 
 
 def _axes(findings: Findings) -> Iterator[Verdict]:
@@ -143,7 +179,7 @@ def _axes(findings: Findings) -> Iterator[Verdict]:
 def _studied(findings: Findings) -> Iterator[Verdict]:
     """Whether a form without a fault bears out in the study."""
     study, known = findings.study, findings.explanation
-    if study is None or known is None or departures(known.form) or _near(study):
+    if study is None or known is None or departures(known.form) or _near(findings, study):
         return
     off = study.answers.mean(0) - study.truth
     index = int(off.abs().argmax())

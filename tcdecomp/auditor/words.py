@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tcdecomp.auditor.forms import MISPLACED, UNKNOWN
+from tcdecomp.auditor.probes import FAR_OUT, LARGE, SHARP
 
 __all__ = ["DEPARTURES", "EXTREMES"]
 
@@ -169,8 +170,8 @@ _UNDERFLOW = (
     "Stay with logarithms: torch.logsumexp in place of exp().sum().log().",
 )
 EXTREMES = {
-    "M = 32, N = 10000, D = 10": (_UNDERFLOW, _LARGER),
+    LARGE: (_UNDERFLOW, _LARGER),
     "100 dimensions": (_UNDERFLOW, _DIGITS),
-    "log-variances of -12": (_OVERFLOW, _DIGITS),
-    "means near 128": (_OVERFLOW, _DIGITS),
+    SHARP: (_OVERFLOW, _DIGITS),
+    FAR_OUT: (_OVERFLOW, _DIGITS),
 }
