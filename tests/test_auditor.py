@@ -242,7 +242,7 @@ def test_what_is_off_in_tc_alone_is_neither_axes_nor_rounding(change):
     assert "sum is not the KL" in named(result, "unknown form").sentence
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_items_clamped_at_0_are_not_cleared(seed):
     def terms(*inputs):
         return [term.relu().mean() for term in code.per_item(*inputs)]
