@@ -256,6 +256,19 @@ def test_a_sum_that_is_the_kl_does_not_clear_what_a_point_sees_of_others():
     assert "not the KL" not in sentence
 
 
+def test_a_constant_beside_the_density_is_found_in_many_dimensions():
+    """It is next to nothing to the densities of few."""
+
+    def terms(z, mu, logvar, total):
+        mi, tc, dimension_wise_kl = code.per_item(z, mu, logvar, total)
+        log_qz_n = code.gaussian(z, mu, logvar).sum(1)
+        lost = ((log_qz_n - mi).exp() + 1e-8).log() - (log_qz_n - mi)
+        return (mi - lost).mean(), (tc + lost).mean(), dimension_wise_kl.mean()
+
+    sentence = named(audit(terms), "unknown form").sentence
+    assert "In 100 dimensions small densities are lost" in sentence
+
+
 @pytest.mark.usefixtures("full_study")
 @pytest.mark.parametrize("least", [-2, -4, -4.6])
 def test_a_floor_is_a_fault_where_ordinary_posteriors_are_below_it(least):

@@ -57,6 +57,8 @@ class Findings:
         Largest relative error of the sum of the answers, which is the KL whatever the weights.
     misread : float
         The same of the answers for a narrow posterior among wide ones.
+    buried : float
+        The same of the MI of posteriors that are apart in 100 dimensions, with small densities.
     always_zero, clamped : Tensor of bool, shape (3,)
         Which answers are 0 whatever the batch, and on some where only a clamp makes them so.
     example : tuple of (Probe, Tensor)
@@ -82,6 +84,7 @@ class Findings:
     reordered: float
     unsummed: float
     misread: float
+    buried: float
     always_zero: Tensor
     clamped: Tensor
     example: tuple[Probe, Tensor]
@@ -120,6 +123,7 @@ def examine(subject: Subject, generator: Generator) -> Findings:
         largest_change(subject, [probes.shuffled(ordinary[2])], answers[2:3]),
         _unsummed(ordinary, answers),
         _misread(subject),
+        _buried(subject),
         always_zero,
         _clamped(ordinary, answers, explanation),
         (ordinary[0], answers[0].terms),
@@ -144,6 +148,15 @@ def _misread(subject: Subject) -> float:
     size, _ = near.shape
     got = subject.read(near).terms - subject.read(far).terms
     return relative_error(size * got, size * (Form().terms(near) - Form().terms(far)))
+
+
+def _buried(subject: Subject) -> float:
+    probe = probes.apart(4, 1000, dim=100)
+    try:
+        information = subject.read(probe).terms[0]
+    except RaisedError:  # which the extremes tell
+        return 0.0
+    return relative_error(information, information.new_tensor(probe.dataset_size).log())
 
 
 def _extremes(

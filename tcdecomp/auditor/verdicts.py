@@ -23,6 +23,7 @@ TERMS = Terms._fields[:3]
 ERRORS = 4  # standard errors that a mean may be off
 OFFSET = 0.02  # nats that it may be off besides
 WEIGHT = 0.01  # relative error of the own weight
+BURIED = 0.01  # relative error of the MI where posteriors are apart
 READING = 10  # how much farther off than a sum the density of one component may be
 
 
@@ -125,6 +126,11 @@ def _wrong(findings: Findings) -> Iterator[str]:
         yield (
             "A narrow posterior among wide ones has other terms, whatever the weights: see that "
             "every component has its own mu and logvar."
+        )
+    if findings.unrepeated <= PRECISE and findings.buried > BURIED:
+        yield (
+            "In 100 dimensions small densities are lost: see that nothing is added inside a "
+            "logarithm."
         )
     if not _weighs_right(findings):
         yield "The weights are wrong."
