@@ -205,7 +205,7 @@ def flipped(path):
 
 UNREADABLE = {
     "missing": (lambda path: None, "no such file"),
-    "a folder": (Path.mkdir, "no such file"),
+    "a folder": (Path.mkdir, "a folder, no file"),
     "empty": (Path.touch, "not an npz file, or not all of one"),
     "text": (lambda path: path.write_text("imgs"), "not an npz file, or not all of one"),
     "npy": (
