@@ -65,9 +65,13 @@ def put_together(log_qz_n, log_qz, log_qz_j, log_pz):
     return (log_qz_n - log_qz).mean(), (log_qz - product).mean(), (product - log_pz).mean()
 
 
-def mixture(z, mu, logvar, log_weights):
-    """The textbook formula for an (M, M) matrix of log-weights."""
-    density = pairs(z, mu, logvar)
+def mixture(z, mu, logvar, log_weights, density=None):
+    """The textbook formula for an (M, M) matrix of log-weights.
+
+    ``density`` is the (M, M, D) log-density of each point under each component, if it is not what
+    mu and logvar give.
+    """
+    density = pairs(z, mu, logvar) if density is None else density
     log_weights = log_weights.to(z)
     return put_together(
         gaussian(z, mu, logvar).sum(1),
@@ -332,13 +336,7 @@ def logvar_of_the_components(change):
 
     def terms(z, mu, logvar, total):
         density = gaussian(z[:, None], mu, change(logvar))
-        log_weights = symmetric_weights(len(z), total).log().to(z)
-        return put_together(
-            gaussian(z, mu, logvar).sum(1),
-            torch.logsumexp(density.sum(2) + log_weights, 1),
-            torch.logsumexp(density + log_weights[:, :, None], 1),
-            gaussian(z, z * 0, z * 0).sum(1),
-        )
+        return mixture(z, mu, logvar, symmetric_weights(len(z), total).log(), density)
 
     return terms
 
@@ -386,13 +384,7 @@ def damped(parts):
         )
         own = torch.eye(len(z), dtype=torch.bool)[:, :, None]
         density = torch.where(own, pairs(z, own_m, own_v), pairs(z, other_m, other_v))
-        log_weights = symmetric_weights(len(z), total).log().to(z)
-        return put_together(
-            gaussian(z, m, v).sum(1),
-            torch.logsumexp(density.sum(2) + log_weights, 1),
-            torch.logsumexp(density + log_weights[:, :, None], 1),
-            gaussian(z, z * 0, z * 0).sum(1),
-        )
+        return mixture(z, m, v, symmetric_weights(len(z), total).log(), density)
 
     return terms
 
