@@ -13,7 +13,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)
-	$(BIN)/python -m tcdecomp_demo $(ARGS)
+	$(BIN)/python -m tcdecomp.demo $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)

@@ -15,7 +15,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 # Python files, and tables that a page includes.
-exclude_patterns = ["_build", "tcdecomp_demo", "benchmarks"]
+exclude_patterns = ["_build", "benchmarks"]
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 

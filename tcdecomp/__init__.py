@@ -1,27 +1,40 @@
 """See, steer and measure what the KL term of a variational autoencoder does."""
 
+from tcdecomp import metrics as metrics
 from tcdecomp import presets as presets
+from tcdecomp import schedules as schedules
+from tcdecomp import testing as testing
 from tcdecomp.auditor import audit
-from tcdecomp.dataset import decompose_dataset
+from tcdecomp.dataset import decompose_dataset, decompose_groups
 from tcdecomp.decomposition import decompose
-from tcdecomp.hooks import hookimpl
 from tcdecomp.loss import TCDecomposition
-from tcdecomp.metrics import mig_score
-from tcdecomp.plugins import attach, encode
+from tcdecomp.metrics import mig_score, mutual_info_gap
+from tcdecomp.minibatch import Bracket, PosteriorBank, decompose_family, decompose_sites
+from tcdecomp.minibatch import estimators as estimators
+from tcdecomp.plugins import NoAdapterError, attach, encode, hookimpl
 from tcdecomp.posterior import Posterior
 from tcdecomp.scoring import score
 from tcdecomp.terms import Terms
 
+__version__ = "0.1.0"
+
 __all__ = [
+    "Bracket",
+    "NoAdapterError",
     "Posterior",
+    "PosteriorBank",
     "TCDecomposition",
     "Terms",
     "attach",
     "audit",
     "decompose",
     "decompose_dataset",
+    "decompose_family",
+    "decompose_groups",
+    "decompose_sites",
     "encode",
     "hookimpl",
     "mig_score",
+    "mutual_info_gap",
     "score",
 ]

@@ -16,9 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tcdecomp.npz import FileError, read_npz
-from tcdecomp.registry import survey
+from tcdecomp.plugins.registry import survey
 from tcdecomp.scoring import Report, score
+from tcdecomp.scoring.files import FileError, read_npz
 from tcdecomp.scoring.plots import picture_kinds
 
 __all__ = ["main"]
@@ -197,5 +197,5 @@ def _plugins(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    status: int = importlib.import_module("tcdecomp_demo.__main__").main(options.arguments)
+    status: int = importlib.import_module("tcdecomp.demo.__main__").main(options.arguments)
     return status

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tcdecomp.bank import PosteriorBank
-from tcdecomp.batch import KL, Batch, Reduction
-from tcdecomp.conditional import DatasetSize, evaluate
-from tcdecomp.distributed import Group
-from tcdecomp.estimators import Estimator
+from tcdecomp._processes import Group
 from tcdecomp.kernels import Kernel
+from tcdecomp.minibatch.bank import PosteriorBank
+from tcdecomp.minibatch.batch import KL, Batch, Reduction
+from tcdecomp.minibatch.conditional import DatasetSize, evaluate
+from tcdecomp.minibatch.estimators import Estimator
 from tcdecomp.priors import Prior
 from tcdecomp.terms import Terms
 
@@ -51,12 +51,12 @@ def decompose(
         The data-set indices of the rows, each once, by which a bank knows them.
     bank : PosteriorBank, optional
         Earlier posteriors of other items, which join the components of q(z); see
-        :class:`tcdecomp.bank.PosteriorBank`.
+        :class:`tcdecomp.minibatch.bank.PosteriorBank`.
     condition : Tensor, shape (M,), integer, optional
         A label for each row: q(z|c) is decomposed for each label c from the rows that have it, and
         the results are averaged over the rows. Each label needs two rows, or to have one item.
     estimator : {"mss", "mss-jackknife", "mws", "inclusive"} or callable
-        How the batch stands for the data set; see :mod:`tcdecomp.estimators`.
+        How the batch stands for the data set; see :mod:`tcdecomp.minibatch.estimators`.
     prior : Distribution or callable, optional
         A factorised prior of batch shape (), (1,) or (D,), or a callable (a module, for a
         learned one) that returns it; None is the standard normal.

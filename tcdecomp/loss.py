@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tcdecomp.bank import PosteriorBank
-from tcdecomp.batch import KL, Batch, Reduction, check_options
-from tcdecomp.conditional import DatasetSize, evaluate
-from tcdecomp.distributed import Group, check_group
-from tcdecomp.estimators import Estimator, resolve
+from tcdecomp._processes import Group, check_group
 from tcdecomp.kernels import Kernel
+from tcdecomp.minibatch.bank import PosteriorBank
+from tcdecomp.minibatch.batch import KL, Batch, Reduction, check_options
+from tcdecomp.minibatch.conditional import DatasetSize, evaluate
+from tcdecomp.minibatch.estimators import Estimator, resolve
 from tcdecomp.priors import Prior, check_prior
 from tcdecomp.terms import Terms
 
@@ -39,7 +39,7 @@ class TCDecomposition(nn.Module):
         least 0. They are plain attributes, which a schedule may set at any step: to floats where
         the module is compiled, since torch.compile compiles it anew for each int.
     estimator : {"mss", "mss-jackknife", "mws", "inclusive"} or callable
-        How a batch stands for the data set; see :mod:`tcdecomp.estimators`.
+        How a batch stands for the data set; see :mod:`tcdecomp.minibatch.estimators`.
     kl : {"closed", "sampled"}
         "sampled" puts the samples' KL in place of the closed form, for priors that have none.
     prior : Distribution or callable, optional

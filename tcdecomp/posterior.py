@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from tcdecomp.checks import check_finite, check_logvar, check_tensors
+from tcdecomp._checks import check_finite, check_logvar, check_tensors
 
 __all__ = ["Posterior"]
 

@@ -14,7 +14,7 @@ from typing import Any, SupportsIndex
 
 from torch import Tensor
 
-from tcdecomp.checks import checked_int
+from tcdecomp._checks import checked_int
 from tcdecomp.terms import Terms
 
 __all__ = ["Capacity", "Cyclic", "Schedule", "WarmUp", "known_values"]

@@ -13,8 +13,8 @@ from torch.distributions import Normal
 from torch.nn.parallel import DistributedDataParallel
 
 from tcdecomp import Posterior, TCDecomposition, decompose, decompose_dataset
-from tcdecomp.bank import PosteriorBank
-from tcdecomp.groups import decompose_groups
+from tcdecomp.dataset.groups import decompose_groups
+from tcdecomp.minibatch.bank import PosteriorBank
 
 SIZE, PIXELS, DIM, N = 12, 5, 3, 100
 LOSSES = {

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import test_plugins
-from tcdecomp import cli, hookimpl, registry, score
-from tcdecomp.npz import FileError, read_npz
-from tcdecomp_demo import options
+
+from tcdecomp import cli, hookimpl, score
+from tcdecomp.demo import options
+from tcdecomp.plugins import registry
+from tcdecomp.scoring.files import FileError, read_npz
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 # Distributions in a folder of the test, and a registry without what was there before.
@@ -351,7 +352,7 @@ def test_the_survey_has_those_registered_by_hand_first_and_finds_new_ones(only):
 def test_all_that_follows_demo_is_the_demos(run, monkeypatch):
     given = []
     monkeypatch.setattr(
-        "tcdecomp_demo.__main__.main", lambda arguments: given.append(arguments) or 3
+        "tcdecomp.demo.__main__.main", lambda arguments: given.append(arguments) or 3
     )
     assert run("demo", "--quick", "--seeds", "0-7", "--steps=3", "--help") == (3, "", "")
     assert given == [["--quick", "--seeds", "0-7", "--steps=3", "--help"]]

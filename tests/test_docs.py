@@ -16,7 +16,8 @@ import torch
 
 import tcdecomp
 from lightning_models import WARNINGS
-from tcdecomp import hooks, metrics, presets, registry, testing
+from tcdecomp import metrics, presets, testing
+from tcdecomp.plugins import hooks, registry
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -201,7 +202,11 @@ def test_documented_names_exist():
     "name",
     [
         *(f"{module.__name__}.{name}" for module in MODULES for name in module.__all__),
-        *(f"tcdecomp.hooks.{name}" for name in hooks.__all__ if name.startswith("tcdecomp_")),
+        *(
+            f"tcdecomp.plugins.hooks.{name}"
+            for name in hooks.__all__
+            if name.startswith("tcdecomp_")
+        ),
     ],
 )
 def test_every_public_name_is_documented(name):

@@ -63,8 +63,8 @@ def test_equal_weights_estimate_nothing(monkeypatch):
     def forbidden(*arguments, **options):
         raise AssertionError("log-sums were computed")
 
-    monkeypatch.setattr("tcdecomp.batch.mean_log_mixture", forbidden)
-    monkeypatch.setattr("tcdecomp.batch.log_sums", forbidden)
+    monkeypatch.setattr("tcdecomp.minibatch.batch.mean_log_mixture", forbidden)
+    monkeypatch.setattr("tcdecomp.minibatch.batch.log_sums", forbidden)
     for kl in ("closed", "sampled"):
         assert TCDecomposition(alpha=4, beta=4, gamma=4, kl=kl)(*BATCH, 100).isfinite()
     with pytest.raises(AssertionError, match="log-sums were computed"):

@@ -7,8 +7,7 @@ from typing import Any
 from diffusers import ModelMixin
 
 from tcdecomp import hookimpl
-from tcdecomp.attachment import Attachment
-from tcdecomp.plugins import NoAdapterError
+from tcdecomp.plugins import Attachment, NoAdapterError
 
 __all__ = ["tcdecomp_attach", "tcdecomp_encode"]
 

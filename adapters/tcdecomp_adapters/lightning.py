@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule
 
 from tcdecomp import TCDecomposition, hookimpl
-from tcdecomp.attachment import Attachment
+from tcdecomp.plugins import Attachment
 from tcdecomp_adapters._lightning.monitor import TCMonitorMixin
 from tcdecomp_adapters._lightning.schedule import TCScheduleMixin
 from tcdecomp_adapters._lightning.step import attach_to_step
@@ -91,7 +91,7 @@ class TCMonitor(TCMonitorMixin, Callback):
 
     *Brackets*: ``val/total_correlation_low`` and ``val/total_correlation_high``, and so for the
     other two terms, of a validation of two batches or more: between them lies the term, in
-    expectation; see :class:`tcdecomp.bracket.Bracket`.
+    expectation; see :class:`tcdecomp.minibatch.bracket.Bracket`.
 
     *MIG*: of the posterior means, at the end of a validation whose batches hold factors: a
     mapping's ``"factors"``, or an integer tensor that is second in a pair; not in the sanity

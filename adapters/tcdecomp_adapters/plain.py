@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from tcdecomp import Posterior, TCDecomposition, hookimpl
-from tcdecomp.attachment import Attachment
-from tcdecomp.batch import KL
+from tcdecomp.minibatch.batch import KL
+from tcdecomp.plugins import Attachment
 
 __all__ = ["tcdecomp_attach", "tcdecomp_encode"]
 

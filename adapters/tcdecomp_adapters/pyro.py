@@ -10,8 +10,8 @@ from pyro.infer.elbo import ELBOModule
 from torch import Tensor
 
 from tcdecomp import Posterior, TCDecomposition, hookimpl
-from tcdecomp.attachment import Attachment
-from tcdecomp.checks import check_criterion
+from tcdecomp._checks import check_criterion
+from tcdecomp.plugins import Attachment
 
 __all__ = ["tcdecomp_attach"]
 

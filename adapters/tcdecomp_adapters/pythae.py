@@ -12,9 +12,8 @@ from pythae.trainers.training_callbacks import TrainingCallback
 from torch import Tensor, nn
 
 from tcdecomp import TCDecomposition, hookimpl
-from tcdecomp.attachment import Attachment
-from tcdecomp.checks import check_criterion
-from tcdecomp.plugins import NoAdapterError
+from tcdecomp._checks import check_criterion
+from tcdecomp.plugins import Attachment, NoAdapterError
 
 __all__ = ["TCMonitor", "tcdecomp_attach", "tcdecomp_encode"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule
 
 from tcdecomp import TCDecomposition, hookimpl
-from tcdecomp.attachment import Attachment
+from tcdecomp.plugins import Attachment
 from tcdecomp_adapters._lightning.monitor import TCMonitorMixin
 from tcdecomp_adapters._lightning.schedule import TCScheduleMixin
 from tcdecomp_adapters._lightning.step import attach_to_step

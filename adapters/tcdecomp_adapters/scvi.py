@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from tcdecomp import Posterior, TCDecomposition, hookimpl
-from tcdecomp.attachment import Attachment
-from tcdecomp.checks import check_criterion
+from tcdecomp._checks import check_criterion
+from tcdecomp.plugins import Attachment
 
 __all__ = ["tcdecomp_attach", "tcdecomp_encode"]
 

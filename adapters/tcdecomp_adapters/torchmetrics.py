@@ -12,10 +12,10 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from tcdecomp import Posterior, TCDecomposition, mig_score
-from tcdecomp.batch import KL, checked_size
-from tcdecomp.checks import check_finite
-from tcdecomp.estimators import Estimator
+from tcdecomp._checks import check_finite
 from tcdecomp.metrics.discretization import Binning
+from tcdecomp.minibatch.batch import KL, checked_size
+from tcdecomp.minibatch.estimators import Estimator
 from tcdecomp.priors import Prior
 
 __all__ = ["MIG", "KLTerms"]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tcdecomp.auditor.probes import Probe
-from tcdecomp.estimators import inclusive, mss, mws
+from tcdecomp.minibatch.estimators import inclusive, mss, mws
 from tcdecomp.posterior import LOG_2PI
 
 __all__ = [

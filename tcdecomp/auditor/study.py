@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from tcdecomp.auditor.probes import CPU, SHARPEST, Probe, between
 from tcdecomp.auditor.subject import Subject
-from tcdecomp.dataset import decompose_dataset
+from tcdecomp.dataset.decomposition import decompose_dataset
 from tcdecomp.decomposition import decompose
 
 __all__ = ["Study", "data_set", "study"]

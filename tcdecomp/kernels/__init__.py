@@ -11,8 +11,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from tcdecomp.components import Components
 from tcdecomp.kernels import dense, operators
+from tcdecomp.kernels.components import Components
 from tcdecomp.kernels.contract import Keep, LogSums
 from tcdecomp.posterior import log_normal
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tcdecomp.autocast import no_autocast
+from tcdecomp._autocast import no_autocast
 from tcdecomp.kernels import blocked, dense, onepass
 
 __all__ = [

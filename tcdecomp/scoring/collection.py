@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 from tqdm.auto import tqdm
 
-from tcdecomp.loaders import factors_of
-from tcdecomp.plugins import NoAdapterError, as_posterior, encode
+from tcdecomp.plugins.models import NoAdapterError, as_posterior, encode
 from tcdecomp.posterior import Posterior
+from tcdecomp.scoring.loaders import factors_of
 
 __all__ = ["Collected", "collect"]
 

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator
 
-from tcdecomp.dataset import checked_samples
-from tcdecomp.distributed import Division, Group
-from tcdecomp.groups import decompose_groups
-from tcdecomp.loaders import varying_factors
+from tcdecomp._processes import Division, Group
+from tcdecomp.dataset.decomposition import checked_samples
+from tcdecomp.dataset.groups import decompose_groups
 from tcdecomp.metrics import MutualInfoGap, mutual_info_gap
 from tcdecomp.priors import Prior, check_prior
 from tcdecomp.scoring.items import Items, read_items
+from tcdecomp.scoring.loaders import varying_factors
 from tcdecomp.scoring.report import Report
 from tcdecomp.scoring.sharing import gathered
 from tcdecomp.scoring.units import active_units, by_activity, check_threshold, grouped_tc

@@ -13,13 +13,13 @@ from torch.distributions import Distribution
 from torch.utils.data import DataLoader, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from tcdecomp.checks import check_finite, check_logvar, check_tensors
-from tcdecomp.loaders import factors_of, places_of, sampler_of, shuffle_of
+from tcdecomp._checks import check_finite, check_logvar, check_tensors
 from tcdecomp.metrics.columns import Columns, FloatArray
 from tcdecomp.metrics.inputs import check_rows, read_columns
-from tcdecomp.plugins import as_posterior
+from tcdecomp.plugins.models import as_posterior
 from tcdecomp.posterior import Posterior
 from tcdecomp.scoring.collection import collect
+from tcdecomp.scoring.loaders import factors_of, places_of, sampler_of, shuffle_of
 
 __all__ = ["Items", "of_posterior", "read_items"]
 

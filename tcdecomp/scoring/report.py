@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tcdecomp.dataset import DatasetTerms
+from tcdecomp.dataset.decomposition import DatasetTerms
 from tcdecomp.metrics import MutualInfoGap
 from tcdecomp.metrics.columns import FloatArray, list_names
 from tcdecomp.scoring.plots import LABELS, draw, needed

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import distributed
 
-from tcdecomp.distributed import GlobalBatch, shared_refusal
+from tcdecomp._processes import GlobalBatch, shared_refusal
 from tcdecomp.metrics.columns import Columns
 from tcdecomp.posterior import Posterior
 from tcdecomp.scoring.items import Items, of_posterior

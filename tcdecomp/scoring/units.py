@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tcdecomp.groups import GroupTerms
+from tcdecomp.dataset.groups import GroupTerms
 from tcdecomp.metrics.columns import FloatArray
 
 __all__ = ["Estimate", "GroupedTC", "active_units", "by_activity", "check_threshold", "grouped_tc"]

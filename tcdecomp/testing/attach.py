@@ -8,9 +8,9 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from tcdecomp.attachment import Attachment
 from tcdecomp.loss import TCDecomposition
-from tcdecomp.plugins import attach
+from tcdecomp.plugins.attachment import Attachment
+from tcdecomp.plugins.models import attach
 from tcdecomp.posterior import Posterior
 from tcdecomp.terms import Terms
 from tcdecomp.testing.copies import check_copies, copiers

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tcdecomp.attachment import Attachment
+from tcdecomp.plugins.attachment import Attachment
 from tcdecomp.testing.recorder import Recorder
 from tcdecomp.testing.require import require
 from tcdecomp.testing.state import modules_of

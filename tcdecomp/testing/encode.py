@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tcdecomp.plugins import encode
+from tcdecomp.plugins.models import encode
 from tcdecomp.posterior import Posterior
 from tcdecomp.testing.noise import check_noise
 from tcdecomp.testing.require import require

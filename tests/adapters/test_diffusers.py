@@ -8,8 +8,8 @@ from torch import nn
 
 import reference
 from tcdecomp import Posterior, TCDecomposition, attach, encode
-from tcdecomp.attachment import Attachment
 from tcdecomp.plugins import NoAdapterError
+from tcdecomp.plugins.attachment import Attachment
 from tcdecomp.testing import check_attach, check_encode
 from tolerances import assert_close
 

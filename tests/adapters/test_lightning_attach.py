@@ -11,8 +11,9 @@ import torch
 
 import lightning_models
 from lightning_models import SIZE, WARNINGS, data, loader, outsiders, vae, weights
-from tcdecomp import Posterior, TCDecomposition, attach, registry
-from tcdecomp.attachment import Attachment
+from tcdecomp import Posterior, TCDecomposition, attach
+from tcdecomp.plugins import registry
+from tcdecomp.plugins.attachment import Attachment
 from tcdecomp.testing import check_attach
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in WARNINGS]
@@ -83,7 +84,7 @@ def test_a_weight_on_the_modules_own_kl_is_not_that_of_the_excess(pl):
 
 def test_nothing_is_estimated_with_weights_of_one(pl, monkeypatch):
     model, criterion = outsiders(pl)(), TCDecomposition()
-    monkeypatch.setattr("tcdecomp.batch.mean_log_mixture", None)
+    monkeypatch.setattr("tcdecomp.minibatch.batch.mean_log_mixture", None)
     attach(model, criterion, SIZE)
     step(model)
     criterion.beta = 6

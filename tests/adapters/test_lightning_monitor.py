@@ -29,8 +29,8 @@ from lightning_models import (
     weights,
 )
 from tcdecomp import Posterior, TCDecomposition, attach, decompose, mig_score
-from tcdecomp.bracket import Bracket
-from tcdecomp.loaders import factors_of, rows_of, size_of
+from tcdecomp.minibatch.bracket import Bracket
+from tcdecomp.scoring.loaders import factors_of, rows_of, size_of
 from tcdecomp_adapters._lightning import tally
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in WARNINGS]

@@ -8,8 +8,8 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from tcdecomp import Posterior, TCDecomposition, attach, encode
-from tcdecomp.attachment import Attachment
 from tcdecomp.plugins import NoAdapterError
+from tcdecomp.plugins.attachment import Attachment
 from tcdecomp.testing import check_attach, check_encode
 
 X = torch.rand(32, 6, generator=torch.Generator().manual_seed(0))

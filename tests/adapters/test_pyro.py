@@ -16,8 +16,8 @@ from torch.distributions import Normal
 
 import reference
 from tcdecomp import TCDecomposition, attach, encode
-from tcdecomp.attachment import Attachment
 from tcdecomp.plugins import NoAdapterError
+from tcdecomp.plugins.attachment import Attachment
 from tcdecomp.testing import check_attach, check_encode
 from tolerances import assert_close
 

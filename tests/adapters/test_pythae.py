@@ -17,8 +17,8 @@ from torch import distributed, nn
 from torch.distributions import Normal
 
 from tcdecomp import TCDecomposition, attach, encode
-from tcdecomp.attachment import Attachment
 from tcdecomp.plugins import NoAdapterError
+from tcdecomp.plugins.attachment import Attachment
 from tcdecomp.testing import check_attach, check_encode
 from tcdecomp_adapters.pythae import TCMonitor
 from tolerances import assert_close

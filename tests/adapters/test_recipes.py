@@ -21,7 +21,7 @@ from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainingArg
 
 from lightning_models import DIM, PIXELS, SIZE, Encoder, data, weights
 from tcdecomp import TCDecomposition, attach, decompose, encode, mig_score
-from tcdecomp.attachment import Attachment
+from tcdecomp.plugins.attachment import Attachment
 from tolerances import assert_close
 
 # What torch says when ignite imports its distributed optimizers.

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
 from tcdecomp import Posterior, Terms, decompose, decompose_dataset
-from tcdecomp.bank import PosteriorBank
-from tcdecomp.bracket import Bracket, Interval
+from tcdecomp.minibatch.bank import PosteriorBank
+from tcdecomp.minibatch.bracket import Bracket, Interval
 
 N, D = 10_000, 10
 BATCH_SIZES = (64, 256, 1024)

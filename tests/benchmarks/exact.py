@@ -15,9 +15,9 @@ from torch import Tensor
 
 from speed import machine, peak_memory, reset_peak_memory
 from tcdecomp import decompose_dataset
-from tcdecomp.components import Components
+from tcdecomp.dataset.quadrature import mean_log_marginals
 from tcdecomp.kernels import log_sum
-from tcdecomp.quadrature import mean_log_marginals
+from tcdecomp.kernels.components import Components
 
 N, D, LIVE = 737_280, 10, 6
 

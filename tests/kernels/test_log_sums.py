@@ -7,8 +7,8 @@ import torch
 
 import reference
 from strategies import draw_posterior
-from tcdecomp.components import Components
 from tcdecomp.kernels import log_sums
+from tcdecomp.kernels.components import Components
 from tolerances import assert_close
 
 

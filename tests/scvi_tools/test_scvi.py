@@ -15,8 +15,8 @@ from torch.distributions import Laplace, Normal, register_kl
 import reference
 import tcdecomp_adapters.scvi as adapter
 from tcdecomp import TCDecomposition, attach, encode
-from tcdecomp.attachment import Attachment
 from tcdecomp.plugins import NoAdapterError
+from tcdecomp.plugins.attachment import Attachment
 from tcdecomp.testing import check_attach, check_encode
 from test_package import check_loads_no_other_framework
 from tolerances import assert_close

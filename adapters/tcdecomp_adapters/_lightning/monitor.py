@@ -10,12 +10,11 @@ import torch
 from torch import Generator
 
 from tcdecomp import Posterior, TCDecomposition, encode
-from tcdecomp.attachment import Attachment
-from tcdecomp.batch import checked_size
-from tcdecomp.bracket import Bracket
-from tcdecomp.checks import check_criterion, checked_int
-from tcdecomp.loaders import factors_of, rows_of, size_of
-from tcdecomp.plugins import NoAdapterError
+from tcdecomp._checks import check_criterion, checked_int
+from tcdecomp.minibatch.batch import checked_size
+from tcdecomp.minibatch.bracket import Bracket
+from tcdecomp.plugins import Attachment, NoAdapterError
+from tcdecomp.scoring.loaders import factors_of, rows_of, size_of
 from tcdecomp_adapters._lightning.step import left_posterior
 from tcdecomp_adapters._lightning.tally import Tally
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tcdecomp import TCDecomposition
-from tcdecomp.attachment import Attachment
+from tcdecomp.plugins import Attachment
 from tcdecomp.schedules import Schedule, known_values
 
 __all__ = ["TCScheduleMixin"]

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from tcdecomp import Posterior, TCDecomposition
-from tcdecomp.attachment import Attachment
-from tcdecomp.checks import check_criterion
+from tcdecomp._checks import check_criterion
+from tcdecomp.plugins import Attachment
 
 __all__ = ["attach_to_step", "left_posterior"]
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 from tcdecomp import Terms, mig_score
-from tcdecomp.bracket import Bracket
-from tcdecomp.loaders import varying_factors
+from tcdecomp.minibatch.bracket import Bracket
+from tcdecomp.scoring.loaders import varying_factors
 
 __all__ = ["Tally"]
 

@@ -11,8 +11,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from tcdecomp import Posterior, TCDecomposition
-from tcdecomp.batch import checked_size
-from tcdecomp.checks import check_criterion
+from tcdecomp._checks import check_criterion
+from tcdecomp.minibatch.batch import checked_size
 from tcdecomp.plugins import as_posterior
 
 __all__ = ["TCVAEMixin"]

@@ -1,0 +1,217 @@
+r"""Posteriors of any factorised family, in one part or in several.
+
+The terms ask a posterior for log q(z_ij | component k) only. A torch Distribution of batch shape
+(M, D) gives it for all points i and components k by broadcasting, in memory for O(M^2 D).
+
+A latent is one *event* of the distribution: a number, or a vector where the family has vectors, as
+the relaxed categorical. Parts that are independent of each other given x,
+q(z|n) = q(z_1|n) q(z_2|n), are further latents, each of its own family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import SupportsIndex
+
+import torch
+from torch import Tensor, inf
+from torch.distributions import Distribution, kl_divergence
+
+from tcdecomp._autocast import no_autocast
+from tcdecomp._checks import check_finite
+from tcdecomp.kernels import LogSums
+from tcdecomp.minibatch.batch import KL, REDUCE, Reduction, check_options, checked_size
+from tcdecomp.minibatch.estimators import Estimator, mss_jackknife, resolve
+from tcdecomp.minibatch.jackknife import jackknifed
+from tcdecomp.minibatch.latents import Part, is_discrete, lies_in_support, parts_of, saturates
+from tcdecomp.minibatch.mixture import log_mixture
+from tcdecomp.priors import Prior
+from tcdecomp.terms import Terms
+
+__all__ = ["decompose_family"]
+
+
+def decompose_family(
+    posterior: Distribution | Sequence[Distribution],
+    z: Tensor | Sequence[Tensor],
+    dataset_size: SupportsIndex,
+    *,
+    prior: Prior | Sequence[Prior] = None,
+    estimator: str | Estimator = "mss",
+    kl: KL = "closed",
+    reduction: Reduction = "mean",
+    validate: bool = True,
+) -> Terms:
+    """Estimate the terms of one batch whose posterior is any factorised torch Distribution.
+
+    Differentiable where z is reparameterised and continuous; for other posteriors there are
+    values only. The loss is made of the terms by ``TCDecomposition.weigh``. Autocast is off in
+    the forward; half precision of z is raised to float32.
+
+    Parameters
+    ----------
+    posterior : Distribution or sequence
+        Of batch shape (M, D), or an ``Independent`` one of batch shape (M,) around it. Several
+        are the parts of one latent code, independent of each other given x. Parameters are
+        float32 or float64.
+    z : Tensor or sequence, of shape (M, D) and the shape of an event
+        A sample of the posterior, or of each part.
+    dataset_size : int
+        N, as in :func:`tcdecomp.decompose`.
+    prior : Distribution, callable or sequence, optional
+        A prior that factorises over the D latents, of batch shape (), (1,), (D,) or (1, D), or a
+        callable that returns it; one for each part. None is the standard normal, which latents
+        that are no real numbers cannot have.
+    estimator, kl, reduction
+        As in :func:`tcdecomp.decompose`.
+    validate : bool
+        Refuse z outside of the support or equal to the mean, log-densities that are not finite,
+        and a support that differs between items. The look waits for an accelerator; under
+        ``torch.compile`` it is left out. What a distribution itself looks at is set by its
+        ``validate_args``.
+
+    Returns
+    -------
+    Terms
+        The three terms and the KL, in nats.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type. A part that is a function of another part's sample is no
+        Distribution.
+    ValueError
+        If the posterior or the prior does not factorise, shapes, supports or devices do not go
+        together, a gradient is wanted of a z that has none, or where
+        :func:`tcdecomp.decompose` raises it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.distributions import Laplace
+    >>> from tcdecomp import TCDecomposition
+    >>> from tcdecomp import decompose_family
+    >>> _ = torch.manual_seed(0)
+    >>> loc = torch.randn(64, 4, requires_grad=True)
+    >>> posterior, prior = Laplace(loc, 0.3), Laplace(0.0, 1.0)
+    >>> terms = decompose_family(posterior, posterior.rsample(), 10_000, prior=prior)
+    >>> loss = TCDecomposition(beta=6).weigh(terms)
+    >>> loss.backward()
+    """
+    check_options(kl, reduction, "dense")
+    estimate = resolve(estimator)
+    parts = parts_of(posterior, z, prior)
+    batch_size = len(parts[0].z)
+    size = checked_size(dataset_size, batch_size)
+    weights = estimate(batch_size - 1, size)
+    look = validate and not torch.compiler.is_compiling()
+    with no_autocast(parts[0].z.device):
+        logs = torch.cat([_log_densities(part, look) for part in parts], -1)
+        log_pz = torch.cat([_log_prior(part, look) for part in parts], -1).sum(1)
+        log_qz_n, log_qz, log_product = _log_mixture(logs, estimate, weights, size)
+        closed = [_closed_form_kl(part) for part in parts] if kl == "closed" else []
+    kls = torch.cat(closed, -1).sum(1) if closed else None
+    per_item = Terms.from_log_densities(log_qz_n, log_qz, log_product, log_pz, kls)
+    return per_item.map(REDUCE[reduction])
+
+
+def _log_mixture(
+    logs: Tensor, estimate: Estimator, weights: tuple[float, float], size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log q(z|n), log q(z) and sum_j log q(z_j), shape (M,), from all pairs' (M, M, D)."""
+    logs = torch.cat([logs, logs.sum(-1, keepdim=True)], -1)  # the joint is the last
+    own = logs.diagonal(dim1=0, dim2=1).T
+    is_own = torch.eye(len(own), dtype=torch.bool, device=own.device)
+    others = logs.masked_fill(is_own[..., None], -inf)
+    if estimate is mss_jackknife:
+        mixture = jackknifed(own, others, size)
+    else:
+        sums = others.logsumexp(1)
+        _, mixture = log_mixture(LogSums(own[:, -1], sums[:, -1], own, sums), *weights)
+    return own[:, -1], mixture[:, -1], mixture[:, :-1].sum(1)
+
+
+def _log_densities(part: Part, look: bool) -> Tensor:
+    """Return log q(z_ij | component k), in places i, k, j of a tensor of shape (M, M, D)."""
+    posterior, z, _, label = part
+    pairs = z.unsqueeze(1)
+    if look:
+        _check_support("posterior", part, posterior)
+        if not lies_in_support(pairs, posterior):
+            raise ValueError(
+                f"posterior{label} must have one support for all items; got "
+                f"{type(posterior).__name__}, whose parameters bound it"
+            )
+        _check_sample(part)
+    logs = posterior.log_prob(pairs)
+    if logs.shape != (len(z), *posterior.batch_shape):
+        raise ValueError(
+            f"posterior{label}.log_prob must broadcast (M, 1, D) values to shape (M, M, D); got "
+            f"{tuple(logs.shape)} from {type(posterior).__name__}"
+        )
+    if look:
+        own = logs.detach().diagonal(dim1=0, dim2=1).T
+        check_finite(f"the log-density of z{label} under posterior{label}", own)
+    if logs.requires_grad and (is_discrete(posterior) or not z.requires_grad):
+        raise ValueError(
+            f"z{label} must be continuous and drawn by rsample() where a gradient is wanted; got a "
+            f"sample of {type(posterior).__name__} without one. Under torch.no_grad() there are "
+            "the values"
+        )
+    return logs
+
+
+def _log_prior(part: Part, look: bool) -> Tensor:
+    """Return log p(z_j), shape (M, D)."""
+    if look:
+        _check_support("prior", part, part.prior)
+    log_pz = part.prior.log_prob(part.z)
+    if look:
+        name = f"the log-density of z{part.label} under prior{part.label}"
+        check_finite(name, log_pz.detach())
+    return log_pz
+
+
+def _closed_form_kl(part: Part) -> Tensor:
+    """Return KL(q(z_j|n) || p(z_j)), shape (M, D)."""
+    try:
+        # Some of torch's formulas do not broadcast.
+        return kl_divergence(part.posterior, part.prior.expand(part.posterior.batch_shape))
+    except NotImplementedError:
+        raise ValueError(
+            f"prior{part.label} must have a closed-form KL from the posterior in "
+            f'torch.distributions when kl="closed"; {type(part.posterior).__name__} and '
+            f'{type(part.prior).__name__} have none. kl="sampled" does without'
+        ) from None
+    except RuntimeError as error:  # as of categories that are not as many
+        raise ValueError(f"prior{part.label} must fit posterior{part.label}: {error}") from error
+
+
+def _check_support(name: str, part: Part, distribution: Distribution) -> None:
+    if not lies_in_support(part.z, distribution):
+        raise ValueError(
+            f"z{part.label} must lie in the support of {name}{part.label}, "
+            f"a {type(distribution).__name__}"
+        )
+
+
+def _check_sample(part: Part) -> None:
+    posterior, z, _, label = part
+    if is_discrete(posterior):
+        return
+    if saturates(z, posterior):
+        raise ValueError(
+            f"z{label} must not be rounded to the bounds of posterior{label}, where its density is "
+            f"lost; got a {type(posterior).__name__} sample at 0 or 1 in {z.dtype}. "
+            "LogitRelaxedBernoulli, for posterior, z and prior, has the same terms without rounding"
+        )
+    try:
+        mean, deviation = posterior.mean, posterior.stddev
+    except NotImplementedError:
+        return  # nobody can have taken it for a sample
+    visible = deviation > torch.finfo(z.dtype).eps * mean.abs()
+    if torch.equal(z, mean.to(z.dtype)) and visible.any():
+        raise ValueError(
+            f"z{label} must be a sample of posterior{label}; got its mean, as a VAE in eval mode "
+            "returns it. Draw one with rsample()"
+        )

@@ -1,0 +1,200 @@
+"""The two things that an adapter does for a model: encode a batch, attach a criterion.
+
+The name of an adapter's entry point, in the group ``tcdecomp``, is the import name of the package
+that it serves. For each class that a model's type derives from, the entry point named like the
+class's top package is loaded when first needed, once. So importing tcdecomp loads no adapter, an
+adapter is asked about models of its own package only, and one that cannot be imported is in no
+other's way. Plugins registered by hand are asked first, the latest before the others, then the
+adapters in the order of the type's ``__mro__``, whatever was loaded when.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, SupportsIndex
+
+from torch import Generator, nn
+from torch.distributions import Distribution
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from tcdecomp.loss import TCDecomposition
+from tcdecomp.minibatch.batch import checked_size
+from tcdecomp.plugins.attachment import Attachment
+from tcdecomp.plugins.registry import NoAdapterError, ask, register, unregister
+from tcdecomp.posterior import Posterior
+
+__all__ = ["NoAdapterError", "as_posterior", "attach", "encode", "register", "unregister"]
+
+
+def encode(model: Any, batch: Any, *, generator: Generator | None = None) -> Posterior:
+    """Return the posteriors that ``model`` gives to the items of ``batch``.
+
+    The model runs in the mode (train or eval) and the grad mode that it is called in.
+
+    Parameters
+    ----------
+    model : object
+        A model that an adapter serves; ``torch.compile``'s and DistributedDataParallel's wrappers
+        are taken off. A ``torch.nn.Module`` with a method ``encode(batch)`` needs no other.
+    batch : object
+        What the model's own encoder takes.
+    generator : torch.Generator, optional
+        z is drawn from it, whatever the model has drawn, on the device of the model's means. By
+        default z is the model's own, or is drawn from torch's global generator.
+
+    Returns
+    -------
+    Posterior
+        z, mu and logvar of shape (M, D), a row for each item.
+
+    Raises
+    ------
+    NoAdapterError
+        If no adapter serves the model.
+    TypeError, ValueError
+        If the adapter's answer is not a posterior of shape (M, D).
+    ImportError
+        If the adapter cannot be loaded, or two distributions claim the model's package.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tcdecomp import encode
+    >>> class Encoder(torch.nn.Linear):
+    ...     def encode(self, x):
+    ...         return self(x).chunk(2, dim=1)
+    >>> encode(Encoder(5, 6), torch.zeros(8, 5)).z.shape
+    torch.Size([8, 3])
+    """
+    model = _unwrapped(model)
+    answer = ask("tcdecomp_encode", model, batch=batch)
+    return as_posterior(answer, type(model).__name__, generator=generator)
+
+
+def attach(
+    model: Any, criterion: TCDecomposition, dataset_size: SupportsIndex | None = None
+) -> Attachment:
+    """Make ``model`` train with ``criterion`` in place of its KL term.
+
+    Attach before the optimizer is made if the criterion has a learned prior.
+
+    Parameters
+    ----------
+    model : object
+        A model that an adapter serves. A ``torch.nn.Module`` whose loss calls its own method
+        ``kl_loss(z, mu, logvar)`` needs no other.
+    criterion : TCDecomposition
+        The KL term that it trains with from now on.
+    dataset_size : int, optional
+        N, the number of items of the training set. It may be left out where the model's framework
+        states it in each step, as its adapter says.
+
+    Returns
+    -------
+    Attachment
+        Its ``detach()`` undoes it, as the end of a ``with`` block does, and its ``terms()`` are
+        those of the last step: None if the model's loss went past the criterion.
+
+    Raises
+    ------
+    NoAdapterError
+        If no adapter serves the model.
+    TypeError
+        If the criterion or the dataset size is not of its type, or the model is a wrapper that
+        passes on the method of another: attach to the model inside.
+    ValueError
+        If the dataset size is below 1, or left out where no framework states it; or the model
+        carries an attachment, or a total-correlation term of its own, already.
+    ImportError
+        As in :func:`encode`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tcdecomp import TCDecomposition, attach
+    >>> class VAE(torch.nn.Module):
+    ...     def kl_loss(self, z, mu, logvar):
+    ...         return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1).mean()
+    >>> vae = VAE()
+    >>> with attach(vae, TCDecomposition(beta=6), 10_000):
+    ...     loss = vae.kl_loss(torch.randn(8, 3), torch.zeros(8, 3), torch.zeros(8, 3))
+    """
+    if not isinstance(criterion, TCDecomposition):
+        raise TypeError(f"criterion must be a TCDecomposition; got {type(criterion).__name__}")
+    size = None if dataset_size is None else checked_size(dataset_size)
+    if isinstance(model, DistributedDataParallel) and list(criterion.parameters()):
+        raise ValueError(
+            "model must not be wrapped in DistributedDataParallel before a criterion with "
+            "parameters is attached: it would not average their gradients"
+        )
+    model = _unwrapped(model)
+    _check_unserved(model)
+    handle = ask("tcdecomp_attach", model, criterion=criterion, dataset_size=size)
+    if not isinstance(handle, Attachment):
+        raise TypeError(
+            f"tcdecomp_attach must return an Attachment for a {type(model).__name__}, or None; "
+            f"got {type(handle).__name__}"
+        )
+    return handle
+
+
+def _check_unserved(model: Any) -> None:
+    """Refuse a model that trains with a TCDecomposition by itself."""
+    if Attachment.of(model) is None and isinstance(model, nn.Module):
+        for name, module in model.named_modules():
+            if isinstance(module, TCDecomposition):
+                raise ValueError(
+                    f"model must not have a TCDecomposition; got {type(model).__name__}.{name}. "
+                    "Set its weights instead"
+                )
+
+
+def as_posterior(answer: object, name: str, *, generator: Generator | None = None) -> Posterior:
+    """Return the posterior that an encoder's answer stands for, in any of the forms allowed.
+
+    Parameters
+    ----------
+    answer : Posterior, (mu, logvar) or Normal
+        Of shape (M, D).
+    name : str
+        Whose answer it is, for the error.
+    generator : torch.Generator, optional
+        As in :func:`encode`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none of these, or not of that shape.
+    """
+    try:
+        return _posterior_of(answer, generator)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{name} must encode to a Posterior, a (mu, logvar) pair of tensors or a torch Normal, "
+            f"of shape (M, D): {error}"
+        ) from error
+
+
+def _posterior_of(answer: Any, generator: Generator | None) -> Posterior:
+    if isinstance(answer, Posterior):
+        return answer if generator is None else answer.sample(generator=generator)
+    if isinstance(answer, Distribution):
+        return Posterior.from_normal(answer, generator=generator)
+    got = type(answer).__name__
+    if isinstance(answer, tuple | list):
+        if len(answer) == 2:
+            return Posterior.from_moments(*answer, generator=generator)
+        got = f"{got} of {len(answer)}"
+    raise TypeError(f"got {got}")
+
+
+def _unwrapped(model: Any) -> Any:
+    # A compiled model exists only where this module is loaded; importing it takes a second.
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    while True:
+        if isinstance(model, (DataParallel, DistributedDataParallel)):
+            model = model.module
+        elif dynamo is not None and isinstance(model, dynamo.OptimizedModule):
+            model = model._orig_mod
+        else:
+            return model

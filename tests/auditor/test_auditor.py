@@ -1,0 +1,532 @@
+"""The auditor: right code is cleared, and each known fault is named, and nothing else."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import public_faults as code
+import reference
+from public_faults import FAULTS, RIGHT
+from tcdecomp import audit
+from tcdecomp.auditor import probes, study
+from tcdecomp.auditor.explanation import COARSE, PRECISE, explain
+from tcdecomp.auditor.forms import COUNTED, DENSITIES, MATRICES, SCALES, Form
+from tcdecomp.auditor.measured import explain_by_choice
+from tcdecomp.auditor.subject import Answer, Subject
+from tcdecomp.auditor.words import DEPARTURES, EXTREMES
+from tcdecomp.dataset.decomposition import decompose_dataset
+from tolerances import assert_close
+
+
+@pytest.fixture(autouse=True)
+def _short_study(request, monkeypatch):
+    """Fewer and smaller batches, except where the study itself is tested."""
+    if "full_study" not in request.fixturenames:
+        for name, value in {"BATCHES": 8, "BATCH_SIZE": 31, "SAMPLES": 256}.items():
+            monkeypatch.setattr(study, name, value)
+
+
+@pytest.fixture
+def full_study():
+    """Ask for the study as users get it."""
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def names(result, kind):
+    return {verdict.name for verdict in result.verdicts if verdict.kind == kind}
+
+
+def named(result, name):
+    (verdict,) = (v for v in result.verdicts if v.name == name)
+    return verdict
+
+
+# Code of known merit
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_right_code_is_cleared(case):
+    function, estimator, remarks = RIGHT[case]
+    result = audit(function)
+    assert result.estimator == estimator
+    assert result.ok
+    assert result.verdicts[0].name == "unbiased"
+    assert names(result, "remark") == remarks
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_a_fault_is_named_and_no_other(case):
+    function, estimator, faults, remarks = FAULTS[case]
+    result = audit(function)
+    assert result.estimator == estimator
+    assert not result.ok
+    assert names(result, "fault") == faults
+    assert names(result, "remark") == remarks
+    assert names(result, "fine") == set()
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_no_seed_accuses_right_code(case, monkeypatch):
+    monkeypatch.setattr(study, "DATASET_SIZE", 64)
+    function, estimator, remarks = RIGHT[case]
+    for seed in range(1, 6):
+        result = audit(function, seed=seed, dtype=(torch.float32, torch.float64)[seed % 2])
+        assert (result.estimator, names(result, "fault")) == (estimator, set()), seed
+        assert names(result, "remark") == remarks, seed
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_every_seed_names_the_fault(case, monkeypatch):
+    monkeypatch.setattr(study, "DATASET_SIZE", 64)
+    function, estimator, faults, _ = FAULTS[case]
+    for seed in (1, 2):
+        result = audit(function, seed=seed)
+        assert (result.estimator, names(result, "fault")) == (estimator, faults), seed
+
+
+@pytest.mark.parametrize("case", code.UNKNOWN)
+def test_right_code_of_an_unknown_form_is_not_accused(case):
+    for seed in (0, 1, 2):
+        result = audit(code.UNKNOWN[case], seed=seed)
+        assert (result.estimator, names(result, "fault")) == ("unknown", set()), seed
+        assert names(result, "remark") == {"unknown form"}, seed
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_the_library_is_right_in_every_dtype(dtype):
+    result = audit(code.library("mss"), dtype=dtype)
+    assert (result.estimator, result.ok, names(result, "remark")) == ("symmetric MSS", True, set())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("choice", code.CHOICES)
+def test_half_precision_finds_no_fault_with_the_weights_of_the_paper(choice, dtype):
+    function = code.weighted_by(code.paper_weights(code.CHOICES[choice]))
+    result = audit(function, dtype=dtype)
+    assert result.estimator in {"MSS of the paper", "symmetric MSS"}
+    assert names(result, "fault") <= {"overflow at sharp posteriors"}
+
+
+def test_half_precision_is_too_unsure_to_call_components_misplaced():
+    transposed = FAULTS["the paper's, first, transposed"][0]
+    subject = Subject(transposed, probes.CPU, torch.float32)
+    batches = probes.ordinary(generator())
+    answers = [subject.read(batch) for batch in batches]
+    found = explain_by_choice(subject, batches, answers, PRECISE)
+    assert found.form.estimator == "MSS of the paper, misplaced"
+    assert explain_by_choice(subject, batches, answers, COARSE) is None
+
+
+def test_bfloat16_inside_loses_digits_only():
+    result = audit(code.in_dtype(torch.bfloat16))
+    assert result.estimator == "symmetric MSS"
+    assert names(result, "fault") == {"digits lost"}
+    assert names(result, "remark") == {"low precision"}
+
+
+def both(z, mu, logvar, total):
+    """Public code with three faults at once."""
+    mi, tc, dimension_wise_kl = code.counted_per_dimension(code.wrong_columns)(z, mu, logvar, total)
+    return len(z) * mi, -len(z) * tc, len(z) * dimension_wise_kl
+
+
+def test_faults_together_are_all_named():
+    result = audit(both)
+    assert result.estimator == "MSS in the wrong columns"
+    assert names(result, "fault") == {
+        "inclusive in disguise",
+        "weights counted D times",
+        "summed over the batch",
+        "sign flipped",
+    }
+
+
+# What the verdicts say
+
+
+def test_weights_are_measured():
+    for case, own, row_sum in (
+        ("textbook", lambda m, n: 1 / n, lambda m, n: 1),
+        ("MWS", lambda m, n: 1 / (n * m), lambda m, n: 1 / n),
+        ("no log(NM)", lambda m, n: 1, lambda m, n: m),
+        ("sum over the batch", lambda m, n: 1 / n, lambda m, n: 1),
+        ("MI and TC swapped", lambda m, n: 1 / n, lambda m, n: 1),
+    ):
+        function = (RIGHT | FAULTS)[case][0]
+        for w in audit(function).weights:
+            assert w.own == pytest.approx(own(w.batch_size, w.dataset_size), rel=1e-4)
+            assert w.row_sum == pytest.approx(row_sum(w.batch_size, w.dataset_size), rel=1e-4)
+
+
+def test_the_public_matrix_gives_its_own_component_too_much():
+    evidence = named(audit(code.public), "inclusive in disguise").evidence
+    size, total = int(evidence["M"]), int(evidence["N"])
+    own = code.wrong_columns(size, total).diagonal().log().mean().exp().item()
+    assert evidence["own weight times N"] == pytest.approx(own * total, rel=1e-3)
+    assert own * total > 1000
+
+
+def test_unknown_weights_are_measured_and_refused():
+    def twice_the_own(size, total):
+        return code.symmetric_weights(size, total).fill_diagonal_(2 / total)
+
+    result = audit(code.weighted_by(twice_the_own))
+    assert result.estimator == "unknown"
+    assert names(result, "fault") == {"weights wrong"}
+    assert named(result, "weights wrong").evidence["own weight times N"] == pytest.approx(2)
+
+
+def test_the_negated_terms_are_listed():
+    assert (
+        "Negated: total_correlation."
+        in named(audit(code.signed(1, -1, 1)), "sign flipped").sentence
+    )
+
+
+def test_the_order_is_told():
+    sentence = named(audit(code.swapped), "terms in the wrong order").sentence
+    assert "total_correlation, index_code_mi, dimension_wise_kl" in sentence
+
+
+# Code that no form fits
+
+
+def constant_off(z, mu, logvar, total):
+    return tuple(term + 0.3 for term in code.mss(z, mu, logvar, total))
+
+
+def slightly_off(z, mu, logvar, total):
+    return tuple(term + 0.005 for term in code.mss(z, mu, logvar, total))
+
+
+def of_another_size(z, mu, logvar, total):
+    return (code.mss if len(z) < 20 else code.inclusive)(z, mu, logvar, total)
+
+
+def not_finite(z, mu, logvar, total):
+    return tuple(term * math.nan for term in code.mss(z, mu, logvar, total))
+
+
+@pytest.mark.parametrize(
+    ("function", "faults"),
+    [
+        (constant_off, {"unknown form"}),
+        (slightly_off, {"unknown form"}),
+        (of_another_size, {"another form on larger batches", "off in the study"}),
+        (not_finite, {"not finite"}),
+    ],
+)
+def test_unexplained_code_is_not_cleared(function, faults):
+    assert names(audit(function), "fault") == faults
+
+
+@pytest.mark.parametrize(
+    "change", [lambda tc: 1.01 * tc, torch.abs, lambda tc: tc - 0.05 * tc.clamp(max=0)]
+)
+def test_what_is_off_in_tc_alone_is_neither_axes_nor_rounding(change):
+    """In one dimension TC is 0, whatever the code makes of it."""
+
+    def terms(z, mu, logvar, total):
+        mi, tc, dimension_wise_kl = code.mss(z, mu, logvar, total)
+        return mi, change(tc), dimension_wise_kl
+
+    result = audit(terms)
+    assert (result.estimator, names(result, "fault")) == ("unknown", {"unknown form"})
+    assert "sum is not the KL" in named(result, "unknown form").sentence
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_items_clamped_at_0_are_not_cleared(seed):
+    def terms(*inputs):
+        return [term.relu().mean() for term in code.per_item(*inputs)]
+
+    assert "unknown form" in names(audit(terms, seed=seed), "fault")
+
+
+def test_a_sum_that_is_the_kl_does_not_clear_what_a_point_sees_of_others():
+    sentence = named(audit(FAULTS["the point's logvar in the mixture"][0]), "unknown form").sentence
+    assert "every component has its own mu and logvar" in sentence
+    assert "not the KL" not in sentence
+
+
+def test_a_constant_beside_the_density_is_found_in_many_dimensions():
+    """It is next to nothing to the densities of few."""
+
+    def terms(z, mu, logvar, total):
+        mi, tc, dimension_wise_kl = code.per_item(z, mu, logvar, total)
+        log_qz_n = code.gaussian(z, mu, logvar).sum(1)
+        lost = ((log_qz_n - mi).exp() + 1e-8).log() - (log_qz_n - mi)
+        return (mi - lost).mean(), (tc + lost).mean(), dimension_wise_kl.mean()
+
+    sentence = named(audit(terms), "unknown form").sentence
+    assert "In 100 dimensions small densities are lost" in sentence
+
+
+@pytest.mark.usefixtures("full_study")
+@pytest.mark.parametrize("least", [-2, -4, -4.6])
+def test_a_floor_is_a_fault_where_ordinary_posteriors_are_below_it(least):
+    result = audit(code.misread(lambda v: v.clamp(min=least)))
+    assert named(result, "variance has a floor").kind == ("remark" if least < -4.5 else "fault")
+
+
+def test_an_exception_in_the_backward_pass_is_told():
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, value):
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise ZeroDivisionError("no slope")
+
+    result = audit(lambda z, *others: code.mss(Fails.apply(z), *others))
+    assert names(result, "fault") == {"raises"}
+    assert "ZeroDivisionError in its backward pass: no slope" in named(result, "raises").sentence
+
+
+def test_a_clamped_term_is_named_and_its_gradient_is_not_missed():
+    result = audit(code.clamped(terms=[1]))
+    assert "second answer" in named(result, "perhaps clamped at 0").sentence
+    assert "is unknown" in named(result, "perhaps clamped at 0").sentence
+
+
+def test_a_cause_of_lost_digits_may_be_a_clamp():
+    assert "logvar is clamped" in named(audit(code.expanded_square), "digits lost").sentence
+
+
+def test_randomness_that_does_no_harm_is_a_remark():
+    g = generator(1)
+
+    def any_special_component(z, mu, logvar, total):
+        rows = torch.randperm(len(z), generator=g)
+        return code.paper(z[rows], mu[rows], logvar[rows], total)
+
+    result = audit(any_special_component)
+    assert result.ok
+    assert names(result, "remark") == {"answers at random", "unknown form"}
+
+
+def test_an_exception_is_told_with_its_input():
+    def strict(z, mu, logvar, total):
+        if z.shape[1] != 10:
+            raise ValueError("want ten dimensions")
+        return code.mss(z, mu, logvar, total)
+
+    result = audit(strict)
+    assert (result.estimator, result.ok, result.weights, result.study) == (
+        "unknown",
+        False,
+        (),
+        None,
+    )
+    want = "ValueError with z, mu and logvar of shape (7, 3), torch.float32, and N = 5000: want ten"
+    assert want in named(result, "raises").sentence
+    assert "want ten dimensions" in str(result)
+
+
+def test_an_exception_at_an_extreme_does_not_hide_the_rest():
+    def small(z, mu, logvar, total):
+        if z.shape[1] > 20:
+            raise MemoryError("too many")
+        return code.mws(z, mu, logvar, total)
+
+    result = audit(small)
+    assert result.estimator == "MWS"
+    assert names(result, "fault") == {"raises", "constant missing"}
+    assert "MemoryError" in named(result, "raises").sentence
+
+
+# What code may return, and do
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        list,
+        lambda terms: tuple(term.item() for term in terms),
+        lambda terms: tuple(np.float32(term.item()) for term in terms),
+        lambda terms: tuple(term.detach().numpy() for term in terms),
+        lambda terms: [term[None] for term in terms],
+    ],
+)
+def test_three_numbers_in_any_guise(convert):
+    result = audit(lambda *inputs: convert(code.mss(*inputs)))
+    assert (result.estimator, result.ok) == ("symmetric MSS", True)
+
+
+THREE = "terms_fn must return (MI, TC, DWKL), each a real number or a vector of shape (M,); got "
+RETURNS = {
+    "nothing": (lambda mi, tc, dw: None, "NoneType"),
+    "one number": (lambda mi, tc, dw: mi, "Tensor"),
+    "two": (lambda mi, tc, dw: (mi, tc), "tuple of length 2"),
+    "a dict": (lambda mi, tc, dw: {"mi": mi}, "dict"),
+    "text": (lambda mi, tc, dw: (mi, tc, "0.1"), "str among them"),
+    "a bool": (lambda mi, tc, dw: (mi, tc, True), "bool among them"),
+    "complex": (lambda mi, tc, dw: (mi, tc, dw + 0j), "torch.complex64 among them"),
+    "a matrix": (lambda mi, tc, dw: (mi, tc, dw.expand(2, 3)), "shape (2, 3) among them for M = 7"),
+    "other rows": (lambda mi, tc, dw: (mi, tc, dw.expand(9)), "shape (9,) among them for M = 7"),
+}
+
+
+@pytest.mark.parametrize("case", RETURNS)
+def test_other_returns_are_refused(case):
+    convert, got = RETURNS[case]
+    with pytest.raises(TypeError, match=re.escape(THREE + got)):
+        audit(lambda *inputs: convert(*code.mss(*inputs)))
+
+
+def test_arguments_are_checked():
+    with pytest.raises(TypeError, match="terms_fn must be callable; got int"):
+        audit(3)
+    with pytest.raises(
+        TypeError, match=r"dtype must be a floating-point torch.dtype; got torch.int"
+    ):
+        audit(code.mss, dtype=torch.int32)
+    with pytest.raises(TypeError, match=r"got 'float32'"):
+        audit(code.mss, dtype="float32")
+
+
+def test_code_may_write_into_its_input():
+    def writes(z, mu, logvar, total):
+        terms = code.mss(z.clone(), mu.clone(), logvar.clone(), total)
+        for tensor in (z, mu, logvar):
+            tensor.zero_()
+        return terms
+
+    result = audit(writes)
+    assert (result.estimator, result.ok, names(result, "remark")) == ("symmetric MSS", True, set())
+
+
+def test_it_repeats_itself_and_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    assert str(audit(code.public)) == str(audit(code.public))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# The report
+
+
+def test_the_report_has_words_remedies_and_tables():
+    report = str(audit(code.counted_per_dimension(code.symmetric_weights)))
+    assert report.startswith(
+        "estimator: symmetric MSS\nfaults: 1\n\nfault: weights counted D times"
+    )
+    assert "Remedy: Sum log q(z_j|n) over the dimensions first" in report
+    assert re.search(r"^ +16 +100000 +1 +1$", report, re.MULTILINE)
+    assert re.search(r"^total_correlation( +-?\d+\.\d{3} \+- \d\.\d{3}){3}$", report, re.MULTILINE)
+    assert max(map(len, report.splitlines())) <= 90
+
+
+def test_every_departure_has_words():
+    fields = {"estimator": MATRICES, "counted": COUNTED, "densities": DENSITIES, "scale": SCALES}
+    for field, values in fields.items():
+        for value in values:
+            if value != getattr(Form(), field) and RIGHT_ESTIMATORS.isdisjoint({value}):
+                assert (field, value) in DEPARTURES or (field,) in DEPARTURES, (field, value)
+    assert set(EXTREMES) == set(probes.EXTREMES)
+
+
+RIGHT_ESTIMATORS = {estimator for _, estimator, _ in RIGHT.values()}
+
+
+# Forms, against loops that were written from the paper
+
+
+@pytest.mark.parametrize(
+    "probe", probes.ordinary(generator()), ids=lambda p: str(tuple(p.mu.shape))
+)
+@pytest.mark.parametrize("name", ["mss", "mws", "inclusive", "paper"])
+def test_forms_are_those_of_the_paper(name, probe):
+    def paper_row(i, size, total):
+        return reference.mss_row_of_the_paper(i, (i + 1) % size, size, total)
+
+    row = paper_row if name == "paper" else reference.ROWS[name]
+    title = {"mss": "symmetric MSS", "mws": "MWS", "paper": "MSS of the paper"}.get(name, name)
+    loops = [
+        reference.terms(
+            z.tolist(), probe.mu.tolist(), probe.logvar.tolist(), probe.dataset_size, row
+        )
+        for z in probe.samples()
+    ]
+    want = torch.tensor(loops, dtype=torch.float64).mean((0, 2))
+    assert_close(Form(title, MATRICES[title]).predict(probe), want)
+
+
+@pytest.mark.parametrize("size", [4, 7])
+def test_the_wrong_matrix_is_that_of_public_code(size):
+    got = MATRICES["MSS in the wrong columns"](size, 100)
+    assert_close(got, code.wrong_columns(size, 100), torch.float32)
+
+
+@pytest.mark.parametrize("field", ["estimator", "counted", "densities"])
+def test_no_two_forms_give_the_same_answers(field):
+    """What a form predicts is explained by this form."""
+    forms = {
+        "estimator": [Form(name, matrix) for name, matrix in MATRICES.items()],
+        "counted": [Form(counted=name) for name in COUNTED],
+        "densities": [Form(densities=name) for name in DENSITIES],
+    }[field]
+    batches = probes.ordinary(generator())
+    for form in forms:
+        answers = [Answer(form.predict(batch), torch.zeros(3).bool()) for batch in batches]
+        found = explain(batches, answers)
+        assert found.form == form
+        assert found.error < 1e-12
+
+
+def test_undo_undoes_what_predict_does():
+    form = Form(scale="sum over the batch", order=(1, 2, 0), signs=(1, -1, 1))
+    for probe in probes.ordinary(generator()):
+        assert_close(form.undo(form.predict(probe), probe), form.terms(probe))
+
+
+# The study
+
+
+def test_the_truth_of_the_study_is_the_gaussians(monkeypatch):
+    """With many items q(z) is a Gaussian whose terms are known in closed form."""
+    monkeypatch.setattr(study, "DATASET_SIZE", 15_000)
+    monkeypatch.setattr(study, "SHARPEST", -2.5)  # else these are too few
+    mu, logvar = study.data_set(generator())
+    exact = decompose_dataset(mu, logvar, num_samples=2000, generator=generator(1)).terms
+    tc = -math.log(1 - study.CORRELATION**2)  # two pairs
+    mi = -0.5 * logvar.sum(1).mean().item() - tc
+    assert exact.total_correlation.item() == pytest.approx(tc, abs=0.03)
+    assert exact.index_code_mi.item() == pytest.approx(mi, abs=0.03)
+    assert exact.dimension_wise_kl.item() == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.usefixtures("full_study")
+def test_the_study_confirms_the_library():
+    result = audit(code.mss).study
+    assert result.answers.shape == (study.BATCHES, 3)
+    assert_close(result.answers, result.reference, torch.float32)
+    assert (result.truth_error[:2] < 0.02).all()
+
+
+@pytest.mark.usefixtures("full_study")
+def test_the_study_shows_what_a_fault_does():
+    """The closed forms of what MWS adds, on average, to the inclusive estimate."""
+    mws, inclusive = (audit(function).study.answers for function in (code.mws, code.inclusive))
+    log_size = math.log(study.DATASET_SIZE)
+    want = [log_size, (study.DIM - 1) * log_size, -study.DIM * log_size]
+    assert_close((mws - inclusive).mean(0), want, torch.float32)
+
+
+@pytest.mark.usefixtures("full_study")
+@pytest.mark.parametrize("case", ["public MSS", "TC negated", "log(NM) in the joint only"])
+def test_the_table_of_the_documentation_is_measured(case):
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| {case} |"))
+    *_, faults, mi, tc, dimension_wise_kl, _ = row.split("|")
+    result = audit(FAULTS[case][0])
+    assert set(faults.strip().split(", ")) == names(result, "fault")
+    told = [float(cell) for cell in (mi, tc, dimension_wise_kl)]
+    assert told == pytest.approx(result.study.answers.mean(0).tolist(), abs=0.006)

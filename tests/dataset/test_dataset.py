@@ -1,0 +1,268 @@
+"""Terms over a whole data set: against brute force, closed forms, and their own standard errors."""
+
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.stats import norm
+from torch.distributions import Laplace, MultivariateNormal, Normal, StudentT
+
+from strategies import draw_posterior, grids, separated
+from tcdecomp import Posterior, decompose, decompose_dataset
+from tcdecomp.dataset import quadrature
+from tcdecomp.dataset.quadrature import mean_log_marginals
+from tolerances import assert_close
+
+TERMS = ("index_code_mi", "total_correlation", "dimension_wise_kl")
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def data_set(seed, size, dim):
+    _, mu, logvar = draw_posterior(seed, size, dim)
+    return mu, logvar
+
+
+@pytest.mark.parametrize("prior", [None, Normal(0.5, 2.0)])
+def test_agrees_with_brute_force(prior):
+    """Against decompose at M = N, averaged over many draws of z for every item."""
+    mu, logvar = data_set(0, 50, 3)
+    posterior, g = Posterior(mu, mu, logvar), generator(1)
+    draws = torch.stack(
+        [
+            torch.stack(decompose(posterior.sample(generator=g).z, mu, logvar, 50, prior=prior)[:3])
+            for _ in range(400)
+        ]
+    )
+    want, error = draws.mean(0), draws.std(0) / math.sqrt(400)
+    result = decompose_dataset(mu, logvar, num_samples=20_000, generator=g, prior=prior)
+    for i in range(3):
+        spread = math.hypot(error[i], result.standard_error[i])
+        assert abs(result.terms[i] - want[i]) < 4 * spread
+
+
+def test_standard_errors_are_what_repetition_shows():
+    mu, logvar = data_set(1, 80, 3)
+    results = [
+        decompose_dataset(mu, logvar, num_samples=200, generator=generator(seed))
+        for seed in range(200)
+    ]
+    for name in TERMS[:2]:
+        values = torch.stack([getattr(r.terms, name) for r in results])
+        told = torch.stack([getattr(r.standard_error, name) for r in results]).mean()
+        assert 0.6 < values.std() / told < 1.25  # below 1: drawing without replacement helps
+        exact = decompose_dataset(mu, logvar, num_samples=40_000, generator=generator(999)).terms
+        assert abs(values.mean() - getattr(exact, name)) < 4 * values.std() / math.sqrt(200) + 2e-3
+
+
+def with_an_outlier():
+    """One item far from all others, which a sample of a fraction of the items rarely draws."""
+    mu, logvar = data_set(2, 400, 3)
+    mu[0] *= 50
+    return mu, torch.full_like(logvar, -2.0)
+
+
+def with_rare_sharp_items():
+    mu, logvar = data_set(3, 400, 2)
+    logvar = torch.zeros_like(logvar)
+    logvar[:12] = -8.0
+    return mu, logvar
+
+
+@pytest.mark.parametrize("make", [with_an_outlier, with_rare_sharp_items])
+def test_rare_items_do_not_upset_the_terms_nor_their_errors(make):
+    mu, logvar = make()
+    exact = decompose_dataset(mu, logvar, num_samples=100_000, generator=generator(9)).terms
+    results = [
+        decompose_dataset(mu, logvar, num_samples=150, generator=generator(seed))
+        for seed in range(100)
+    ]
+    off = torch.stack([r.terms.total_correlation - exact.total_correlation for r in results])
+    told = torch.stack([r.standard_error.total_correlation for r in results])
+    assert off.abs().max() < 0.5
+    assert (off.abs() < 2.5 * told).double().mean() > 0.85
+
+
+@given(seed=st.integers(0, 2**31), size=st.integers(1, 30), dim=st.integers(1, 4))
+def test_terms_sum_to_the_closed_form_kl(seed, size, dim):
+    mu, logvar = data_set(seed, size, dim)
+    terms, error, count = decompose_dataset(mu, logvar, num_samples=128, generator=generator(seed))
+    assert_close(terms.sampled_kl, terms.kl)
+    assert_close(terms.kl, decompose(mu + 1, mu, logvar, size).kl)
+    assert error.kl == 0
+    assert count == 128
+
+
+@given(seed=st.integers(0, 2**31), size=st.integers(1, 30))
+def test_the_dimension_wise_kl_is_exact(seed, size):
+    mu, logvar = data_set(seed, size, 2)
+    one, two = (
+        decompose_dataset(mu, logvar, num_samples=100, generator=generator(s)) for s in (1, 2)
+    )
+    assert abs(one.terms.dimension_wise_kl - two.terms.dimension_wise_kl) < 1e-8
+    assert one.standard_error.dimension_wise_kl < 1e-8
+
+
+@given(problem=separated())
+def test_far_apart_posteriors(problem):
+    _, mu, logvar, dim = problem
+    terms, error, _ = decompose_dataset(mu, logvar, num_samples=100, generator=generator())
+    assert abs(terms.index_code_mi - math.log(len(mu))) < 1e-7
+    assert abs(terms.total_correlation - (dim - 1) * math.log(len(mu))) < 1e-7
+    assert error.index_code_mi < 1e-7
+
+
+@given(problem=grids())
+def test_full_grid_has_no_total_correlation(problem):
+    _, mu, logvar = problem
+    terms, _, _ = decompose_dataset(mu, logvar, num_samples=100, generator=generator())
+    assert abs(terms.total_correlation) < 1e-7
+
+
+@given(seed=st.integers(0, 2**31), size=st.integers(1, 6))
+def test_quadrature_of_marginals_is_scipys(seed, size):
+    mu, logvar = data_set(seed, size, 1)
+    centres, std = mu[:, 0].numpy(), (0.5 * logvar[:, 0]).exp().numpy()
+
+    def integrand(x):
+        density = norm.pdf(x, centres, std).mean()
+        return density * math.log(density) if density > 0 else 0.0
+
+    low, high = (centres - 9 * std).min(), (centres + 9 * std).max()
+    want, _ = quad(integrand, low, high, points=sorted(centres), limit=500, epsabs=1e-10)
+    assert abs(mean_log_marginals(mu, logvar).item() - want) < 1e-8
+
+
+def test_quadrature_in_chunks_is_the_same(monkeypatch):
+    mu, logvar = data_set(2, 500, 2)
+    whole = mean_log_marginals(mu, logvar)
+    monkeypatch.setattr(quadrature, "CHUNK", 1000)
+    assert_close(mean_log_marginals(mu, logvar), whole)
+
+
+def test_collapsed_items_beside_sharp_ones_take_no_more_memory(monkeypatch):
+    """A stretch is as long as the widest of its chunk needs: chunks are of alike widths."""
+    largest = []
+    original = quadrature._add
+
+    def recorded(density, centres, std, low, step):
+        largest.append(len(std) * 2 * quadrature.REACH * std.max().item() / step)
+        original(density, centres, std, low, step)
+
+    monkeypatch.setattr(quadrature, "_add", recorded)
+    mu, _ = data_set(4, 2000, 1)
+    logvar = torch.full_like(mu, -9.0)
+    logvar[::4] = 0.0
+    assert mean_log_marginals(mu, logvar) is not None
+    assert max(largest) <= quadrature.CHUNK
+
+
+def test_without_one_grid_for_all_the_marginals_are_sampled():
+    mu, logvar = data_set(3, 60, 2)
+    logvar[0] = -60.0
+    assert mean_log_marginals(mu, logvar) is None
+    terms, error, _ = decompose_dataset(mu, logvar, num_samples=6000, generator=generator())
+    assert error.dimension_wise_kl > 0
+    assert_close(terms.sampled_kl, terms.kl)
+    posterior, g = Posterior(mu, mu, logvar), generator(1)
+    want = torch.stack(
+        [decompose(posterior.sample(generator=g).z, mu, logvar, 60)[2] for _ in range(200)]
+    )
+    spread = math.hypot(want.std() / math.sqrt(200), error.dimension_wise_kl)
+    assert abs(terms.dimension_wise_kl - want.mean()) < 4 * spread
+
+
+def test_half_precision_and_gradients_of_the_input_do_no_harm():
+    mu, logvar = (t.bfloat16().requires_grad_() for t in data_set(4, 50, 2))
+    result = decompose_dataset(mu, logvar, num_samples=128, generator=generator())
+    want = decompose_dataset(
+        mu.detach().float(), logvar.detach().float(), num_samples=128, generator=generator()
+    )
+    for got, expected in zip(result.terms, want.terms, strict=True):
+        assert_close(got, expected)
+    assert not result.terms.kl.requires_grad
+
+
+def test_a_generator_of_ones_own_leaves_the_global_one_alone():
+    mu, logvar = data_set(5, 20, 2)
+    before = torch.get_rng_state()
+    one, two = (
+        decompose_dataset(mu, logvar, num_samples=100, generator=generator(3)) for _ in range(2)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    for got, expected in zip(one.terms, two.terms, strict=True):
+        assert_close(got, expected)
+
+
+def test_printing_shows_a_table():
+    result = decompose_dataset(*data_set(6, 20, 2), num_samples=100, generator=generator())
+    lines = str(result).splitlines()
+    assert lines[0].split() == ["nats", "+-"]
+    assert [line.split()[0] for line in lines[1:]] == [*TERMS, "kl"]
+    assert float(lines[4].split()[1]) == pytest.approx(result.terms.kl.item(), abs=1e-4)
+
+
+MU, LOGVAR = data_set(7, 8, 3)
+CALLS = {
+    "array": ((MU.numpy(), LOGVAR), {}, TypeError, "mu must be a torch.Tensor; got ndarray"),
+    "shapes": (
+        (MU, LOGVAR[:, :2]),
+        {},
+        ValueError,
+        "mu and logvar must share one shape (M, D); got (8, 3), (8, 2)",
+    ),
+    "nan": ((MU * math.nan, LOGVAR), {}, ValueError, "mu must be finite; got nan at row 0"),
+    "infinite": ((MU, LOGVAR + math.inf), {}, ValueError, "logvar must be finite; got inf"),
+    "few": (
+        (MU, LOGVAR),
+        {"num_samples": 99},
+        ValueError,
+        "num_samples must be an int >= 100; got 99",
+    ),
+    "float": (
+        (MU, LOGVAR),
+        {"num_samples": 1e4},
+        TypeError,
+        "num_samples must be an int >= 100",
+    ),
+    "bool": (
+        (MU, LOGVAR),
+        {"num_samples": True},
+        TypeError,
+        "num_samples must be an int >= 100",
+    ),
+    "joint prior": (
+        (MU, LOGVAR),
+        {"prior": MultivariateNormal(torch.zeros(3), torch.eye(3))},
+        ValueError,
+        "prior must factorise over the D = 3",
+    ),
+    "prior without a closed form": (
+        (MU, LOGVAR),
+        {"prior": StudentT(3.0)},
+        ValueError,
+        "StudentT has none",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_errors(case):
+    arguments, options, error, text = CALLS[case]
+    with pytest.raises(error, match=re.escape(text)):
+        decompose_dataset(*arguments, **options)
+
+
+def test_another_prior_changes_only_what_it_enters():
+    standard, laplace = (
+        decompose_dataset(MU, LOGVAR, num_samples=128, generator=generator(), prior=prior).terms
+        for prior in (None, Laplace(torch.zeros(3).double(), 1.0))
+    )
+    assert abs(standard.index_code_mi - laplace.index_code_mi) < 0.1
+    assert abs(standard.kl - laplace.kl) > 0.01
