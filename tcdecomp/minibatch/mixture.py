@@ -22,7 +22,8 @@ def log_mixture(sums: LogSums, own: float, other: float) -> tuple[Tensor, Tensor
     sums : LogSums
         Log-sums at M points.
     own, other : float
-        Weight of a point's own component, and of each other; see :mod:`tcdecomp.estimators`.
+        Weight of a point's own component, and of each other; see
+        :mod:`tcdecomp.minibatch.estimators`.
     """
     log_own, log_other = _log(own), _log(other)
     return (

@@ -60,7 +60,8 @@ def decompose_sites(
     dataset_size : int
         N, the number of images (not of sites) that this batch was drawn from without replacement.
     estimator : {"mss", "mws", "inclusive"} or callable
-        How the batch stands for the data set, from M and N; see :mod:`tcdecomp.estimators`.
+        How the batch stands for the data set, from M and N; see
+        :mod:`tcdecomp.minibatch.estimators`.
     prior : Distribution or callable, optional
         A prior that factorises over the C channels; None is the standard normal.
     kl, kernel

@@ -11,7 +11,7 @@ import tcdecomp
 from tcdecomp.plugins import hooks
 
 SPECS = sorted(name for name in hooks.__all__ if name.startswith("tcdecomp_"))
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
 
 
