@@ -7,7 +7,25 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Terms"]
+__all__ = ["Estimate", "Terms"]
+
+
+class Estimate(NamedTuple):
+    """A value in nats, and its standard error: 0 where the value is exact.
+
+    Examples
+    --------
+    >>> from tcdecomp.terms import Estimate
+    >>> print(Estimate(0.16591, 0.00342))
+    0.1659 +- 0.0034
+    """
+
+    value: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        """Return "value +- standard error" with four decimals."""
+        return f"{self.value:.4f} +- {self.standard_error:.4f}"
 
 
 class Terms(NamedTuple):

@@ -2,6 +2,6 @@
 
 from tcdecomp.scoring.evaluation import score
 from tcdecomp.scoring.report import Report
-from tcdecomp.scoring.units import Estimate, GroupedTC
+from tcdecomp.scoring.units import GroupedTC
 
-__all__ = ["Estimate", "GroupedTC", "Report", "score"]
+__all__ = ["GroupedTC", "Report", "score"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tcdecomp.metrics import MutualInfoGap
 from tcdecomp.metrics.columns import FloatArray
-from tcdecomp.scoring.units import Estimate
+from tcdecomp.terms import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,8 @@ from tcdecomp.dataset.decomposition import DatasetTerms
 from tcdecomp.metrics import MutualInfoGap
 from tcdecomp.metrics.columns import FloatArray, list_names
 from tcdecomp.scoring.plots import LABELS, draw, needed
-from tcdecomp.scoring.units import Estimate, GroupedTC
+from tcdecomp.scoring.units import GroupedTC
+from tcdecomp.terms import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -257,8 +258,8 @@ def _labelled(name: str) -> str:
 
 
 def _decimal(value: float) -> str:
-    # No "-0.0000", which hangs on rounding.
-    return f"{value:z.4f}" if abs(value) < 1e9 else f"{value:.4e}"
+    # Rounded first, and -0.0 + 0 is 0.
+    return f"{round(value, 4) + 0:.4f}" if abs(value) < 1e9 else f"{value:.4e}"
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:

@@ -11,15 +11,9 @@ from numpy.typing import NDArray
 
 from tcdecomp.dataset.groups import GroupTerms
 from tcdecomp.metrics.columns import FloatArray
+from tcdecomp.terms import Estimate
 
-__all__ = ["Estimate", "GroupedTC", "active_units", "by_activity", "check_threshold", "grouped_tc"]
-
-
-class Estimate(NamedTuple):
-    """A value in nats, and its Monte Carlo standard error."""
-
-    value: float
-    standard_error: float
+__all__ = ["GroupedTC", "active_units", "by_activity", "check_threshold", "grouped_tc"]
 
 
 class GroupedTC(NamedTuple):
