@@ -16,7 +16,7 @@ demo: $(READY)
 	$(BIN)/python -m tcdecomp.demo $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 # scvi-tools is large, and pins what the rest does not: it has an environment of its own.
 test-scvi: $(SCVI_READY)
@@ -43,4 +43,4 @@ bench: $(READY)
 		$(BIN)/python tests/benchmarks/speed.py --device cuda --output docs/benchmarks/gpu.md $(ARGS)
 
 clean:
-	rm -rf .venv .venv-scvi docs/_build build *.egg-info
+	rm -rf .venv .venv-scvi docs/_build build dist *.egg-info

@@ -1,16 +1,20 @@
 """The package as a whole: what importing it costs, and what it shows."""
 
 import pkgutil
-import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from importlib.util import find_spec
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
 import tcdecomp
 import tcdecomp_adapters
+
+ROOT = Path(__file__).parents[1]
 
 # How each adapter's framework is imported.
 FRAMEWORKS = {
@@ -79,14 +83,32 @@ def test_no_public_function_shares_its_name_with_a_module():
     assert modules.isdisjoint(tcdecomp.__all__)
 
 
-def test_the_table_of_frameworks_names_the_versions_that_the_tests_run_with():
-    root = Path(tcdecomp.__file__).parents[1]
-    files = root / "constraints.txt", root / "tests" / "scvi_tools" / "constraints.txt"
-    pins = "\n".join(file.read_text() for file in reversed(files))  # of two the first file's counts
-    versions = dict(re.findall(r"^(\S+)==(\S+)$", pins, re.MULTILINE))
-    page = (root / "docs" / "frameworks.md").read_text()
-    rows = re.findall(r"^\| \[([^\]]+)\][^|]*\| ([^|]+) \| >= ", page, re.MULTILINE)
-    distributions = {"plain PyTorch": "torch", "Pyro": "pyro-ppl", "ignite": "pytorch-ignite"}
-    want = {name: versions[distributions.get(name, name.lower())] for name, _ in rows}
-    assert {name: version.split()[-1] for name, version in rows} == want
-    assert len(rows) == 11
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A wheel and an sdist, built from a copy: a build leaves its traces in the source."""
+    copy, dist = tmp_path_factory.mktemp("build") / "source", tmp_path_factory.mktemp("dist")
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "_build", "*.egg-info"))
+    code = f"to = {str(dist)!r}; from setuptools import build_meta as backend; "
+    code += "backend.build_wheel(to); backend.build_sdist(to)"
+    subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, check=True)
+    return dist
+
+
+def test_the_wheel_installs_two_packages_of_the_version(built):
+    with ZipFile(next(built.glob(f"tcdecomp-{tcdecomp.__version__}-*.whl"))) as wheel:
+        names = {Path(name) for name in wheel.namelist()}
+    tops = {name.parts[0] for name in names}
+    assert tops == {"tcdecomp", "tcdecomp_adapters", f"tcdecomp-{tcdecomp.__version__}.dist-info"}
+    for package in (tcdecomp, tcdecomp_adapters):
+        folder = Path(package.__file__).parent
+        sources = {path.relative_to(folder.parent) for path in folder.rglob("*.py")}
+        assert sources | {Path(folder.name, "py.typed")} == {
+            n for n in names if n.parts[0] == folder.name
+        }
+
+
+def test_the_sdist_can_be_tested(built):
+    with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
+        names = {Path(*Path(name).parts[1:]) for name in sdist.getnames()}
+    files = {path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py")}
+    assert files | {Path("Makefile"), Path("constraints.txt"), Path("CITATION.cff")} <= names
