@@ -72,9 +72,10 @@ def decompose(
     validate : bool
         Refuse values that are not finite, z equal to mu, and items that are there twice. The look
         waits for an accelerator; under ``torch.compile`` it is left out.
-    kernel : {"auto", "dense", "lean"}
-        "lean" needs memory for O(M D), "dense" for O(M^2 D) but serves every transform of
-        torch.func, forward-mode differentiation included; "auto" chooses by size.
+    kernel : {"auto", "dense", "blocked", "triton"}
+        "blocked" and "triton" need O(M D) memory. "dense" needs O(M^2 D), but serves every
+        transform of torch.func, forward-mode differentiation included. "triton" needs float32 on
+        an NVIDIA GPU. "auto" chooses "dense" or "blocked" by size.
 
     Returns
     -------

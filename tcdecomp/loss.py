@@ -55,10 +55,11 @@ class TCDecomposition(nn.Module):
         Whether each call looks for values that are not finite, for z equal to mu, and for items
         that are there twice. None does so on the CPU only: on an accelerator the look would stall
         every step. Under ``torch.compile`` there is none.
-    kernel : {"auto", "dense", "lean"}
-        As in :func:`tcdecomp.decompose`; with reduction "mean", "auto" is lean at any size. Nested
-        transforms of torch.func need "dense", and vmap needs ``validate=False``. A bank with
-        items and a process group break torch.compile's graph: not with ``fullgraph=True``.
+    kernel : {"auto", "dense", "blocked", "triton"}
+        As in :func:`tcdecomp.decompose`. With reduction "mean", "auto" needs O(M D) memory at any
+        size. Nested transforms of torch.func need "dense", and vmap needs ``validate=False``. A
+        bank with items and a process group break torch.compile's graph: not with
+        ``fullgraph=True``.
 
     Raises
     ------

@@ -16,7 +16,7 @@ from tcdecomp import Posterior, decompose
 from tolerances import TOLERANCES, assert_close
 
 ESTIMATORS = ["mss", "mws", "inclusive"]
-KERNELS = pytest.mark.parametrize("kernel", ["dense", "lean"])
+KERNELS = pytest.mark.parametrize("kernel", ["dense", "blocked"])
 TERMS = ["index_code_mi", "total_correlation", "dimension_wise_kl"]
 
 

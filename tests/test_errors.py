@@ -133,7 +133,11 @@ OPTIONS = {
     "estimator type": (3, TypeError, "estimator must be a name or a callable"),
     "kl": ("open", ValueError, "kl must be one of 'closed', 'sampled'; got 'open'"),
     "reduction": ("max", ValueError, "reduction must be one of 'mean', 'sum', 'none'; got 'max'"),
-    "kernel": ("fast", ValueError, "kernel must be one of 'auto', 'dense', 'lean'; got 'fast'"),
+    "kernel": (
+        "fast",
+        ValueError,
+        "kernel must be one of 'auto', 'dense', 'blocked', 'triton'; got 'fast'",
+    ),
     "prior": ("normal", TypeError, "prior must be None (standard normal), a torch Distribution"),
 }
 

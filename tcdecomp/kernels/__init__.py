@@ -1,14 +1,21 @@
-"""Log-sums of component densities: the expensive part of every estimate, and which kernel does it.
+"""Log-densities of mixtures of Gaussians: the expensive part of every estimate.
 
 Each kernel is a file that opens with the mathematics that it computes: ``dense`` (the reference),
 ``blocked`` (linear memory, any device), ``triton`` (CUDA) and ``onepass`` (value and gradient of
-the mean-reduced training loss together).
+the training loss together; ``compiled`` is the same for the CPU, by numba). The four functions
+here are all that the rest of the library calls. This file alone decides which kernel serves.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from tcdecomp.kernels import dense, operators
@@ -16,38 +23,22 @@ from tcdecomp.kernels.components import Components
 from tcdecomp.kernels.contract import Keep, LogSums
 from tcdecomp.posterior import log_normal
 
-__all__ = ["Keep", "Kernel", "LogSums", "log_sum", "log_sums"]
+__all__ = [
+    "Components",
+    "Keep",
+    "Kernel",
+    "LogSums",
+    "log_mixture",
+    "log_sum",
+    "log_sums",
+    "mean_log_mixture",
+]
 
-Kernel = Literal["auto", "dense", "lean"]
+# "auto" chooses among the others by device, dtype and size.
+Kernel = Literal["auto", "dense", "blocked", "triton"]
 
 # Up to this many densities on the CPU, the few operations of the dense kernel cost less.
 DENSE_UP_TO = 2**16
-
-
-def log_sums(
-    z: Tensor, components: Components, items: Tensor | None = None, *, kernel: Kernel = "auto"
-) -> LogSums:
-    """Return the log-sums over a point's own components and over all others.
-
-    Parameters
-    ----------
-    z : Tensor, shape (M, D)
-        Points, float32 or float64.
-    components : Components
-        What q(z) is a mixture of.
-    items : Tensor, shape (M,), optional
-        Each point's item, where the components have theirs. None: component i is point i's own
-        for i < M, and all later ones belong to others.
-    kernel : {"auto", "dense", "lean"}
-        "lean" is the blocked kernel, or Triton's for float32 on CUDA; "auto" chooses by size.
-    """
-    others, others_j = log_sum(z, components, items, keep="others", kernel=kernel)
-    if items is None:
-        size = z.shape[0]
-        own_j = log_normal(z, components.mu[:size], components.logvar[:size])
-        return LogSums(own_j.sum(1), others, own_j, others_j)
-    own, own_j = log_sum(z, components, items, keep="own", kernel=kernel)
-    return LogSums(own, others, own_j, others_j)
 
 
 def log_sum(
@@ -58,10 +49,164 @@ def log_sum(
     keep: Keep,
     kernel: Kernel = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Return the joint log-sums (M,) and the marginal ones (M, D) over the kept components."""
-    mu, logvar, component_items = components
-    if kernel == "auto":
-        densities = z.shape[0] * mu.shape[0] * z.shape[1]
-        kernel = "dense" if z.device.type == "cpu" and densities <= DENSE_UP_TO else "lean"
-    function = dense.log_sum if kernel == "dense" else operators.differentiable_log_sum
-    return function(z, items, mu, logvar, component_items, keep)
+    """Return the log of the sum of the kept components' densities at each point, in nats.
+
+    Parameters
+    ----------
+    z : Tensor, shape (M, D)
+        Points, float32 or float64.
+    components : Components
+        What q(z) is a mixture of.
+    items : Tensor, shape (M,), optional
+        Each point's item, if the components have theirs. None: component i is point i's own
+        for i < M, and all later ones belong to others.
+    keep : {"all", "own", "others"}
+        Which components count.
+    kernel : {"auto", "dense", "blocked", "triton"}
+        "dense" needs O(M K D) memory and serves every transform of torch.func, "blocked" and
+        "triton" need O((M + K) D).
+
+    Returns
+    -------
+    joint : Tensor, shape (M,)
+        The sums of q(z|component). A sum without components is -inf.
+    marginals : Tensor, shape (M, D)
+        The sums of q(z_j|component), for each dimension j.
+
+    Raises
+    ------
+    ValueError
+        If the kernel is "triton" and Triton cannot serve these tensors.
+    """
+    mu, logvar, ids = components
+    name = _kernel_of_sums(kernel, z, mu)
+    if name == "dense":
+        return dense.log_sum(z, items, mu, logvar, ids, keep)
+    return operators.differentiable_log_sum(z, items, mu, logvar, ids, keep, name)
+
+
+def log_sums(
+    z: Tensor, components: Components, items: Tensor | None = None, *, kernel: Kernel = "auto"
+) -> LogSums:
+    """Return the log-sums over a point's own components and over all others.
+
+    Parameters and errors are those of :func:`log_sum`.
+    """
+    others, others_j = log_sum(z, components, items, keep="others", kernel=kernel)
+    if items is None:
+        size = z.shape[0]
+        own_j = log_normal(z, components.mu[:size], components.logvar[:size])
+        return LogSums(own_j.sum(1), others, own_j, others_j)
+    own, own_j = log_sum(z, components, items, keep="own", kernel=kernel)
+    return LogSums(own, others, own_j, others_j)
+
+
+def log_mixture(
+    z: Tensor,
+    components: Components,
+    log_own: float | Tensor,
+    log_other: float | Tensor,
+    items: Tensor | None = None,
+    *,
+    kernel: Kernel = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Return log q(z), shape (M,), and log q(z_j), shape (M, D), of the weighted mixture, in nats.
+
+    Parameters
+    ----------
+    log_own, log_other : float, or Tensor of shape (M,)
+        Log of the weight of each own component, and of each other. -inf leaves components out.
+        They get no gradient.
+    z, components, items, kernel
+        As in :func:`log_sum`, with its errors.
+    """
+    own, others, own_j, others_j = log_sums(z, components, items, kernel=kernel)
+    columns = [w[:, None] if isinstance(w, Tensor) else w for w in (log_own, log_other)]
+    return (
+        torch.logaddexp(own + log_own, others + log_other),
+        torch.logaddexp(own_j + columns[0], others_j + columns[1]),
+    )
+
+
+def mean_log_mixture(
+    z: Tensor,
+    components: Components,
+    log_own: float,
+    log_other: float,
+    *,
+    joint: float,
+    marginal: float,
+    kernel: Kernel = "auto",
+) -> Tensor:
+    """Return ``joint * mean_i log q(z_i) + marginal * mean_i sum_j log q(z_ij)``, a scalar.
+
+    A mean-reduced training loss needs no more of the mixture. Where it pays, the value and its
+    gradient are computed in one pass. Component i is point i's own for i < M.
+
+    Parameters
+    ----------
+    joint, marginal : float
+        Coefficients of the two means.
+    z, components, log_own, log_other, kernel
+        As in :func:`log_mixture`, with its errors.
+    """
+    mu, logvar, _ = components
+    name = _kernel_of_mean(kernel, z, mu, logvar, log_own, log_other)
+    if name is None:
+        log_qz, log_qz_j = log_mixture(z, components, log_own, log_other, kernel=kernel)
+        return joint * log_qz.mean() + marginal * log_qz_j.sum(1).mean()
+    return operators.differentiable_mean_log_mixture(
+        z, mu, logvar, log_own, log_other, joint, marginal, name
+    )
+
+
+def _kernel_of_sums(kernel: Kernel, z: Tensor, mu: Tensor) -> str:
+    """Return the name of the kernel that computes log-sums."""
+    if kernel == "triton":
+        _check_triton(z)
+    if kernel != "auto":
+        return kernel
+    small = z.device.type == "cpu" and z.numel() * mu.shape[0] <= DENSE_UP_TO
+    return "dense" if small else "blocked"
+
+
+def _kernel_of_mean(
+    kernel: Kernel, z: Tensor, mu: Tensor, logvar: Tensor, log_own: float, log_other: float
+) -> str | None:
+    """Return the name of a one-pass kernel, or None if the value comes from the log-densities."""
+    # torch.compile cannot look into the one-pass kernels.
+    if kernel in ("dense", "triton") or len(z) != len(mu) or torch.compiler.is_compiling():
+        return None
+    trained = torch.is_grad_enabled() and any(t.requires_grad for t in (z, mu, logvar))
+    if not trained or -math.inf in (log_own, log_other):
+        return None
+    compiled = z.device.type == "cpu" and z.dtype == torch.float32 and _is_usable("compiled")
+    return "compiled" if compiled else "onepass"
+
+
+def _check_triton(z: Tensor) -> None:
+    nvidia = z.device.type == "cuda" and torch.version.hip is None
+    if not (nvidia and z.dtype == torch.float32 and _is_usable("triton")):
+        raise ValueError(
+            "kernel 'triton' needs float32 tensors on an NVIDIA GPU, and the package triton; got "
+            f"{z.dtype} on {z.device.type}. kernel='blocked' serves any device and dtype"
+        )
+
+
+@cache
+def _is_usable(name: str) -> bool:
+    """Tell whether a kernel that needs a package of its own can be imported."""
+    package = {"triton": "triton", "compiled": "numba"}[name]
+    if find_spec(package) is None:
+        return False
+    try:
+        import_module(f"tcdecomp.kernels.{name}")
+    except Exception as error:
+        warnings.warn(
+            f"{package} is installed but cannot be used, so a slower kernel serves: "
+            f"{type(error).__name__}: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""The lean kernel: plain torch, any device and float dtype, memory O((M + K) D + one tile).
+"""The blocked kernel: plain torch, any device and float dtype, memory O((M + K) D + one tile).
 
 With q_ikj = (z_ij - mu_kj) / sd_kj and l_ikj = -(q_ikj^2 + logvar_kj + log 2 pi) / 2, over the
 components k that are kept for point i,
@@ -20,6 +20,7 @@ treated as one more dimension, the last.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -28,7 +29,7 @@ from torch import Tensor, inf
 
 from tcdecomp.posterior import LOG_2PI
 
-__all__ = ["Gradients", "Tile", "log_sum", "log_sum_backward", "tiles", "transposed"]
+__all__ = ["Gradients", "Tile", "log_sum", "log_sum_backward", "softmax", "tiles", "transposed"]
 
 Keep = Literal["all", "own", "others"]
 
@@ -37,6 +38,10 @@ Keep = Literal["all", "own", "others"]
 TILE_ON_CPU = 2**18
 TILE_ELSEWHERE = 2**22
 LONGEST = 2**11
+
+# A weight below e^-60 of its row's largest cannot count. From e^-87 on it is subnormal in float32,
+# with which processors are slow.
+CUT = -60.0
 
 
 def log_sum(
@@ -78,7 +83,9 @@ def log_sum_backward(
         tile.fill()
         drop(tile, items, component_items, keep)
         torch.sub(tile.logs, sums[:, tile.rows], out=tile.weights)
-        tile.weights.exp_().mul_(upstream[:, tile.rows])
+        tile.weights.clamp_min_(CUT).exp_()
+        torch.threshold_(tile.weights, math.exp(CUT + 1e-3), 0.0)
+        tile.weights.mul_(upstream[:, tile.rows])
         gradients.add(tile)
     return gradients.finish()
 
@@ -116,13 +123,8 @@ class Tile(NamedTuple):
         torch.sum(marginals, 0, out=joint)
 
     def log_sum(self) -> Tensor:
-        """Return the log-sums of the tile, shape (D + 1, B), and leave the weights in them.
-
-        torch's softmax is faster than its exp, and the largest weight tells the normaliser.
-        """
-        torch.softmax(self.logs, 2, out=self.weights)
-        top = self.logs.amax(2)
-        return torch.where(top == -inf, top, top - self.weights.amax(2).log_())
+        """Return the log-sums of the tile, shape (D + 1, B), and leave the weights in them."""
+        return softmax(self.logs, out=self.weights)
 
 
 class Gradients(NamedTuple):
@@ -152,6 +154,18 @@ class Gradients(NamedTuple):
     def finish(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradients of z, mu and logvar, shapes (M, D), (K, D) and (K, D)."""
         return transposed(self.z), transposed(self.mu), transposed(self.logvar).mul_(0.5)
+
+
+def softmax(logs: Tensor, out: Tensor) -> Tensor:
+    """Put the weights of the last axis into ``out``, which may be ``logs``; return its log-sum.
+
+    Weights below the cut are 0. torch's softmax is faster than its exp, and the largest weight
+    tells the normaliser.
+    """
+    top = logs.amax(-1, keepdim=True)
+    torch.sub(logs, top, out=out)
+    torch.softmax(torch.threshold_(out, CUT, -inf), -1, out=out)
+    return torch.where(top == -inf, top, top - out.amax(-1, keepdim=True).log_())[..., 0]
 
 
 def transposed(t: Tensor) -> Tensor:

@@ -86,13 +86,16 @@ def _as_float32(typing_context: Any, bits: Any) -> Any:
 
 @njit(inline="always")
 def _exp(x: Any) -> Any:
-    """Return exp(x) for x <= 0 to float32's precision, and 0 below -87.
+    """Return exp(x) for x <= 0 to float32's precision, and 0 below -60.
+
+    A weight below e^-60 of its row's largest cannot count, and from e^-87 on it is subnormal, with
+    which processors are slow.
 
     exp(x) = 2^n exp(r) with |r| <= log(2) / 2, and exp(r) by the Cephes library's polynomial: it
     has no branch, so that the compiler can do many at once.
     """
-    underflows = x < F(-87.0)
-    x = max(x, F(-87.0))
+    cut = x < F(-60.0)
+    x = max(x, F(-60.0))
     n = np.floor(x * F(1.44269504) + F(0.5))
     r = x - n * F(0.693359375) + n * F(2.12194440e-4)
     p = F(1.9875691500e-4)
@@ -103,7 +106,7 @@ def _exp(x: Any) -> Any:
     p = p * r + F(5.0000001201e-1)
     p = p * r * r + r + F(1.0)
     p *= _as_float32((np.int32(n) + np.int32(127)) << np.int32(23))
-    return F(0.0) if underflows else p
+    return F(0.0) if cut else p
 
 
 @njit(inline="always", fastmath=FAST)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tcdecomp.kernels.blocked import Gradients, tiles, transposed
+from tcdecomp.kernels.blocked import Gradients, softmax, tiles, transposed
 from tcdecomp.posterior import LOG_2PI
 
 __all__ = ["mean_log_mixture"]
@@ -70,8 +70,8 @@ def _at_once(
     torch.addcmul(half[:, None] - 0.5 * LOG_2PI, residuals, residuals, value=-0.5, out=logs[:-1])
     torch.sum(logs[:-1], 0, out=logs[-1])
     logs.diagonal(0, 1, 2).add_(log_ratio)
-    shares = logs.softmax(2)
-    value = factors @ (logs.amax(2) - shares.amax(2).log_()).sum(1)
+    shares = logs
+    value = factors @ softmax(logs, out=shares).sum(1)
     shares.mul_(factors[:, None, None])
     weights = shares[:-1].add_(shares[-1])
     slopes = weights * residuals

@@ -1,69 +1,33 @@
-"""The lean kernels with their derivatives, for autograd, torch.func and torch.compile.
+"""The kernels in linear memory with their derivatives, for autograd, torch.func, torch.compile.
 
-The log-sum is the blocked kernel, or Triton's for float32 on CUDA: a torch operator,
-``tcdecomp::log_sum``, opaque to torch.compile and torch.export. The mean log-densities of the
-training loss are the one-pass kernel's, or for float32 on the CPU the compiled one's, if numba is
-installed. Further derivatives go through the dense kernel, in its memory; vmap takes the entries
-one by one. Forward-mode and nested torch.func derivatives need ``kernel="dense"``.
+A log-sum is a torch operator, ``tcdecomp::log_sum``, opaque to torch.compile and torch.export.
+The argument ``kernel`` names the file of the kernel that serves. Second and higher derivatives use
+the dense kernel and its memory. vmap takes the entries one by one. Forward-mode and nested
+torch.func derivatives need ``kernel="dense"``.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tcdecomp._autocast import no_autocast
-from tcdecomp.kernels import blocked, dense, onepass
+from tcdecomp.kernels import dense
 
 __all__ = [
     "differentiable_log_sum",
     "differentiable_mean_log_mixture",
     "log_sum",
     "log_sum_backward",
-    "triton_serves",
 ]
 
 
-def triton_serves(z: Tensor) -> bool:
-    """Tell whether Triton's kernel is the one for this tensor."""
-    nvidia = z.device.type == "cuda" and torch.version.hip is None
-    return nvidia and z.dtype == torch.float32 and _kernel("triton") is not None
-
-
-def _backend(z: Tensor) -> Any:
-    return _kernel("triton") if triton_serves(z) else blocked
-
-
-def _one_pass(z: Tensor) -> Any:
-    if z.device.type == "cpu" and z.dtype == torch.float32:
-        return _kernel("compiled") or onepass
-    return onepass
-
-
-@cache
-def _kernel(name: str) -> ModuleType | None:
-    """Return a kernel that needs a package of its own, or None if that is not there."""
-    package = {"triton": "triton", "compiled": "numba"}[name]
-    if find_spec(package) is None:
-        return None
-    try:
-        return import_module(f"tcdecomp.kernels.{name}")
-    except Exception as error:
-        warnings.warn(
-            f"{package} is installed but cannot be used, so that a slower kernel serves: "
-            f"{type(error).__name__}: {error}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
+def _kernel(name: str) -> Any:
+    return import_module(f"tcdecomp.kernels.{name}")
 
 
 def _log_sum(
@@ -73,9 +37,10 @@ def _log_sum(
     logvar: Tensor,
     component_items: Tensor | None,
     keep: str,
+    kernel: str,
 ) -> tuple[Tensor, Tensor]:
     """Return the joint log-sums, shape (M,), and the marginal ones, shape (M, D)."""
-    joint, marginals = _backend(z).log_sum(z, items, mu, logvar, component_items, keep)
+    joint, marginals = _kernel(kernel).log_sum(z, items, mu, logvar, component_items, keep)
     return joint, marginals
 
 
@@ -90,10 +55,11 @@ def _log_sum_backward(
     logvar: Tensor,
     component_items: Tensor | None,
     keep: str,
+    kernel: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of z, mu and logvar."""
     with no_autocast(z.device):
-        of_z, of_mu, of_logvar = _backend(z).log_sum_backward(
+        of_z, of_mu, of_logvar = _kernel(kernel).log_sum_backward(
             grad, grad_j, joint, marginals, z, items, mu, logvar, component_items, keep
         )
     return of_z, of_mu, of_logvar
@@ -107,9 +73,10 @@ def _mean_log_mixture(
     log_other: float,
     joint: float,
     marginal: float,
+    kernel: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the value of :mod:`tcdecomp.kernels.onepass`, and its three gradients."""
-    value, of_z, of_mu, of_logvar = _one_pass(z).mean_log_mixture(
+    value, of_z, of_mu, of_logvar = _kernel(kernel).mean_log_mixture(
         z, mu, logvar, log_own, log_other, joint, marginal
     )
     return value, of_z, of_mu, of_logvar
@@ -141,18 +108,18 @@ def _(
 
 
 def _save_log_sum(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.keep = inputs
+    *tensors, ctx.keep, ctx.kernel = inputs
     ctx.save_for_backward(*output, *tensors)
 
 
 def _log_sum_gradient(ctx: Any, grad: Tensor, grad_j: Tensor) -> tuple[Tensor | None, ...]:
     gradient: Any = _LogSumBackward.apply
-    of_z, of_mu, of_logvar = gradient(grad, grad_j, *ctx.saved_tensors, ctx.keep)
-    return of_z, None, of_mu, of_logvar, None, None
+    of_z, of_mu, of_logvar = gradient(grad, grad_j, *ctx.saved_tensors, ctx.keep, ctx.kernel)
+    return of_z, None, of_mu, of_logvar, None, None, None
 
 
 def _save_log_sum_backward(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
-    *tensors, ctx.keep = inputs
+    *tensors, ctx.keep, ctx.kernel = inputs
     ctx.save_for_backward(*tensors)
 
 
@@ -168,12 +135,12 @@ def _log_sum_second_gradient(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, .
     of_grad, of_grad_j, of_z, of_mu, of_logvar = _pulled_back(
         gradient, (grad, grad_j, z, mu, logvar), grads
     )
-    return of_grad, of_grad_j, None, None, of_z, None, of_mu, of_logvar, None, None
+    return of_grad, of_grad_j, None, None, of_z, None, of_mu, of_logvar, None, None, None
 
 
 def _save_mean(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
-    *posterior, ctx.log_own, ctx.log_other, ctx.joint, ctx.marginal = inputs
+    *posterior, ctx.log_own, ctx.log_other, ctx.joint, ctx.marginal, _ = inputs
     # The gradients are saved as outputs, so that a second backward finds its way through them.
     ctx.save_for_backward(*posterior, *output[1:])
 
@@ -192,7 +159,7 @@ def _mean_gradient(
         seconds = [torch.zeros_like(of_z) if t is None else t for t in second]
         curvature = _pulled_back(gradient, posterior, seconds)
         result = [b if a is None else a + b for a, b in zip(result, curvature, strict=True)]
-    return *result, None, None, None, None
+    return *result, None, None, None, None, None
 
 
 log_sum.register_autograd(_log_sum_gradient, setup_context=_save_log_sum)

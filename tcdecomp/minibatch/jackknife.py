@@ -52,7 +52,7 @@ def log_mixture(
         The first M are the points' own, in order; there are at least 3, or 1 where N = 1.
     dataset_size : int
         N.
-    kernel : {"auto", "dense", "lean"}
+    kernel : {"auto", "dense", "blocked", "triton"}
         "dense" takes all rows at once, which every transform of torch.func allows.
     """
     mu, logvar, _ = components

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from tcdecomp.kernels import Kernel, LogSums, log_sums, operators
-from tcdecomp.kernels.components import Components
+from tcdecomp import kernels
+from tcdecomp.kernels import Components, Kernel, LogSums
 from tcdecomp.posterior import Posterior
 
 __all__ = ["log_mixture", "mean_log_mixture"]
@@ -40,22 +40,11 @@ def mean_log_mixture(
     marginal: float,
     kernel: Kernel = "auto",
 ) -> Tensor:
-    """Return ``joint * mean_i log q(z_i) + marginal * mean_i sum_j log q(z_ij)`` of a batch.
-
-    That is all that a mean-reduced loss needs of the mixture, and what the one-pass kernel gives
-    together with its gradient.
-    """
-    z, mu, logvar = posterior.z, posterior.mu, posterior.logvar
-    trained = torch.is_grad_enabled() and any(t.requires_grad for t in (z, mu, logvar))
-    one_pass = trained and kernel != "dense" and 0 not in weights
-    # torch.compile cannot look into the one-pass kernel, and Triton has none.
-    if not one_pass or torch.compiler.is_compiling() or operators.triton_serves(z):
-        sums = log_sums(z, Components(mu, logvar), kernel=kernel)
-        log_qz, log_qz_j = log_mixture(sums, *weights)
-        return joint * log_qz.mean() + marginal * log_qz_j.sum(1).mean()
-    log_own, log_other = map(math.log, weights)
-    return operators.differentiable_mean_log_mixture(
-        z, mu, logvar, log_own, log_other, joint, marginal
+    """Return ``joint * mean_i log q(z_i) + marginal * mean_i sum_j log q(z_ij)`` of a batch."""
+    components = Components(posterior.mu, posterior.logvar)
+    log_own, log_other = map(_log, weights)
+    return kernels.mean_log_mixture(
+        posterior.z, components, log_own, log_other, joint=joint, marginal=marginal, kernel=kernel
     )
 
 

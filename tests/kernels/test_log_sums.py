@@ -42,7 +42,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("kernel", ["dense", "lean"])
+@pytest.mark.parametrize("kernel", ["dense", "blocked"])
 @pytest.mark.parametrize("case", CASES)
 def test_log_sums_follow_their_definition(case, kernel):
     items, ids = map(torch.tensor, CASES[case])
@@ -55,7 +55,7 @@ def test_log_sums_follow_their_definition(case, kernel):
         assert_close(got, want)
 
 
-@pytest.mark.parametrize("kernel", ["dense", "lean"])
+@pytest.mark.parametrize("kernel", ["dense", "blocked"])
 def test_without_ids_the_first_components_are_the_points_own(kernel):
     z, *_ = draw_posterior(seed=1, size=3, dim=2)
     _, mu, logvar = draw_posterior(seed=2, size=5, dim=2)

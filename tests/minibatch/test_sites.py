@@ -43,7 +43,7 @@ def row_of_sites(i, count, dataset_size, sites=S):
     return [1 / (dataset_size * sites) if k // sites == i // sites else other for k in range(count)]
 
 
-@pytest.mark.parametrize("kernel", ["dense", "lean", "auto"])
+@pytest.mark.parametrize("kernel", ["dense", "blocked", "auto"])
 def test_terms_follow_their_definition(kernel):
     batch = images()
     flat = rows(*batch)
@@ -136,7 +136,7 @@ def test_information_is_at_most_that_of_image_and_place():
     assert_close(decompose_sites(mu + z, mu, logvar, N, **options).index_code_mi, math.log(M * S))
 
 
-@pytest.mark.parametrize("kernel", ["dense", "lean"])
+@pytest.mark.parametrize("kernel", ["dense", "blocked"])
 def test_reductions(kernel):
     batch = images()
     terms = [decompose_sites(*batch, N, reduction=r, kernel=kernel) for r in ("mean", "sum")]
@@ -167,7 +167,7 @@ def test_a_prior_over_the_channels():
 # Gradients, precision, memory
 
 
-@pytest.mark.parametrize("kernel", ["dense", "lean"])
+@pytest.mark.parametrize("kernel", ["dense", "blocked"])
 def test_gradients(kernel):
     inputs = [t.requires_grad_() for t in images(2, (2,))]
     torch.autograd.gradcheck(
@@ -200,11 +200,11 @@ def test_a_prior_that_a_layer_makes_is_not_lowered_by_autocast():
     assert torch.equal(torch.stack(got), torch.stack(want))
 
 
-def test_lean_keeps_no_matrix_of_pairs():
+def test_blocked_keeps_no_matrix_of_pairs():
     """What autograd holds between forward and backward is linear in the number of sites."""
     batch = [t.requires_grad_() for t in images(16, (8, 8), dtype=torch.float32)]
     kept = {}
-    for kernel in ("lean", "dense", "auto"):
+    for kernel in ("blocked", "dense", "auto"):
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t
@@ -213,12 +213,12 @@ def test_lean_keeps_no_matrix_of_pairs():
         terms.total_correlation.backward()
         kept[kernel] = max(sizes)
     pairs = (16 * 64) ** 2
-    assert kept["lean"] <= 16 * 64 * C
+    assert kept["blocked"] <= 16 * 64 * C
     assert kept["auto"] <= 16 * 64 * C
     assert kept["dense"] >= pairs
 
 
-@pytest.mark.parametrize("kernel", ["dense", "lean"])
+@pytest.mark.parametrize("kernel", ["dense", "blocked"])
 def test_a_nan_that_nobody_looks_at_comes_out(kernel):
     z, mu, logvar = images()
     mu = mu.clone()
