@@ -17,7 +17,7 @@ import pytest
 import test_plugins
 
 from tcdecomp import cli, hookimpl, score
-from tcdecomp.demo import options
+from tcdecomp.demo import __main__ as demo
 from tcdecomp.plugins import registry
 from tcdecomp.scoring.files import FileError, read_npz
 
@@ -92,7 +92,7 @@ def test_other_commands_of_the_page_are_understood():
     blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     ((program, command, *arguments),) = map(shlex.split, "".join(blocks).splitlines())
     assert (program, command) == ("tcdecomp", "demo")
-    assert options.parse(arguments).quick
+    assert demo.parse(arguments).quick
 
 
 # score

@@ -1,4 +1,4 @@
-"""The demo, docs/tcdecomp.demo: its data, its figures, its output, and its claim."""
+"""The demo, tcdecomp.demo: its data, its figures, its output, and its claim."""
 
 import importlib
 import math
@@ -19,31 +19,20 @@ import torch
 from tcdecomp import TCDecomposition
 from tcdecomp.metrics import mutual_info_gap
 
-MODULES = (
-    "__main__",
-    "batches",
-    "comparison",
-    "dsprites",
-    "evaluation",
-    "options",
-    "sprites",
-    "table",
-    "training",
-)
-
 
 @pytest.fixture(scope="module")
 def demo():
     """Return the demo's modules; its ``__main__`` goes by the name of ``main``."""
     pytest.importorskip("lightning")
     pytest.importorskip("matplotlib")
-    modules = {name: importlib.import_module(f"tcdecomp.demo.{name}") for name in MODULES}
-    return SimpleNamespace(main=modules.pop("__main__"), **modules)
+    names = {"main": "__main__", "comparison": "comparison", "images": "images", "models": "models"}
+    modules = {key: importlib.import_module(f"tcdecomp.demo.{name}") for key, name in names.items()}
+    return SimpleNamespace(**modules)
 
 
 @pytest.fixture(scope="module")
 def squares(demo):
-    return demo.sprites.squares()
+    return demo.images.squares()
 
 
 @pytest.fixture
@@ -76,20 +65,20 @@ def test_squares_are_what_a_loop_paints(squares, item):
     expected = rasterise(
         0.128 + size * (0.24 - 0.128) / 7, 0.28 + x * (0.72 - 0.28) / 7, 0.35 + y * 0.30 / 7
     )
-    np.testing.assert_allclose(squares.images[item], expected, atol=1e-7)
+    np.testing.assert_allclose(squares.pixels[item], expected, atol=1e-7)
 
 
 def test_the_grid_of_factors_is_full_and_each_image_is_its_own(squares):
     assert squares.factor_names == ("size", "x", "y")
     cells = {tuple(row) for row in squares.factors.tolist()}
     assert cells == {(a, b, c) for a in range(8) for b in range(8) for c in range(8)}
-    assert len(squares) == len(np.unique(squares.images.reshape(512, -1), axis=0)) == 512
+    assert len(squares) == len(np.unique(squares.pixels.reshape(512, -1), axis=0)) == 512
     assert str(squares) == "512 images of 16x16; factors: size (8), x (8), y (8)"
 
 
 def test_the_floor_is_the_entropy_of_the_grey_pixels(demo):
     images = np.array([[[0, 1], [0.5, 0]], [[0.5, 0.5], [1, 0.5]]], dtype=np.float32)
-    sprites = demo.sprites.Sprites(images, np.zeros((2, 1), dtype=np.int64), ("a",))
+    sprites = demo.images.Images(images, np.zeros((2, 1), dtype=np.int64), ("a",))
     assert sprites.floor == pytest.approx((1 + 3) / 2 * math.log(2))
 
 
@@ -114,11 +103,11 @@ def test_dsprites_are_read_without_unpickling(demo, tmp_path):
     path = tmp_path / "dsprites.npz"
     arrays = dsprites_arrays()
     np.savez_compressed(path, **arrays)
-    sprites = demo.dsprites.load_dsprites(path, size=1000)
-    np.testing.assert_array_equal(sprites.images, arrays["imgs"])
+    sprites = demo.images.load_dsprites(path, size=1000)
+    np.testing.assert_array_equal(sprites.pixels, arrays["imgs"])
     np.testing.assert_array_equal(sprites.factors, arrays["latents_classes"][:, 1:])
     assert sprites.factor_names == ("shape", "scale", "orientation", "x", "y")
-    assert sprites.images.dtype == np.float32
+    assert sprites.pixels.dtype == np.float32
     assert sprites.side == 8
 
 
@@ -126,12 +115,12 @@ def test_a_part_of_dsprites_is_drawn_without_replacement_and_the_same_each_time(
     path = tmp_path / "dsprites.npz"
     arrays = dsprites_arrays()
     np.savez_compressed(path, **arrays)
-    one, two = (demo.dsprites.load_dsprites(path, size=50) for _ in range(2))
-    np.testing.assert_array_equal(one.images, two.images)
+    one, two = (demo.images.load_dsprites(path, size=50) for _ in range(2))
+    np.testing.assert_array_equal(one.pixels, two.pixels)
     rows = {tuple(row) for row in one.factors.tolist()}
     assert len(rows) == len(one) == 50
     index = {tuple(row[1:]): n for n, row in enumerate(arrays["latents_classes"].tolist())}
-    for image, row in zip(one.images, one.factors.tolist(), strict=True):
+    for image, row in zip(one.pixels, one.factors.tolist(), strict=True):
         np.testing.assert_array_equal(image, arrays["imgs"][index[tuple(row)]])
 
 
@@ -229,22 +218,28 @@ def test_an_unreadable_file_is_one_line_of_error(demo, here, capsys, case):
 
 
 @pytest.mark.parametrize(("size", "batch_size", "steps"), [(12, 4, 7), (13, 4, 7), (5, 5, 3)])
-def test_batches_are_distinct_items_of_one_order_after_another(demo, size, batch_size, steps):
-    batches = demo.batches.Batches(size, batch_size, steps, seed=0)
-    drawn = [batch.tolist() for batch in batches]
-    assert len(drawn) == len(batches) == steps
+def test_batches_are_distinct_images_of_one_order_after_another(
+    demo, squares, size, batch_size, steps
+):
+    few = demo.images.Images(squares.pixels[:size], np.arange(size)[:, None], ("image",))
+
+    def drawn(seed):
+        return [labels.flatten().tolist() for _, labels in demo.models.batches(few, *sizes, seed)]
+
+    sizes = batch_size, steps
+    batches = drawn(0)
+    assert [len(batch) for batch in batches] == [batch_size] * steps
     per_order = size // batch_size
     for start in range(0, steps, per_order):
-        together = list(chain.from_iterable(drawn[start : start + per_order]))
+        together = list(chain.from_iterable(batches[start : start + per_order]))
         assert len(set(together)) == len(together)
         assert set(together) <= set(range(size))
-    assert drawn == [batch.tolist() for batch in batches]
-    assert drawn != [batch.tolist() for batch in demo.batches.Batches(size, batch_size, steps, 1)]
+    assert drawn(0) == batches != drawn(1)
 
 
 def test_the_loader_pairs_images_with_their_factors(demo, squares):
     cells = {tuple(row): n for n, row in enumerate(squares.factors.tolist())}
-    for images, factors in demo.batches.batches(squares, 128, 3, seed=0):
+    for images, factors in demo.models.batches(squares, 128, 3, seed=0):
         items = [cells[tuple(row)] for row in factors.tolist()]
         assert torch.equal(images, squares.flat()[items])
 
@@ -255,10 +250,14 @@ def test_the_loader_pairs_images_with_their_factors(demo, squares):
 @pytest.fixture(scope="module")
 def trained(demo, squares):
     """A TCVAE that has learned something, and its figures."""
-    recipe = demo.training.Recipe(steps=150, batch_size=128, lr=4e-3, width=64, latents=4)
-    model = demo.training.train("test", TCDecomposition(beta=6), squares, recipe, seed=0)
-    sampling = demo.evaluation.Sampling(samples=4096, bins=20)
-    return model, demo.evaluation.evaluate(model, squares, sampling)
+    recipe = demo.models.Recipe(150, batch_size=128, lr=4e-3, width=64, latents=4, samples=4096)
+    model = demo.models.train("test", TCDecomposition(beta=6), squares, recipe, seed=0)
+    return model, demo.models.evaluate(model, squares, recipe)
+
+
+def measured(demo, model, images, samples):
+    recipe = demo.models.Recipe(1, 1, 1, samples=samples)
+    return demo.models.evaluate(model, images, recipe)
 
 
 def test_the_terms_sum_to_the_closed_form_kl(trained):
@@ -270,10 +269,7 @@ def test_the_terms_sum_to_the_closed_form_kl(trained):
 
 def test_more_samples_change_no_printed_digit(demo, squares, trained):
     model, _ = trained
-    used, more = (
-        demo.evaluation.evaluate(model, squares, demo.evaluation.Sampling(samples, 20))
-        for samples in (64 * 512, 400 * 512)
-    )
+    used, more = (measured(demo, model, squares, rounds * 512) for rounds in (64, 400))
     for key in ("index_code_mi", "total_correlation", "dimension_wise_kl"):
         assert getattr(used, key) == pytest.approx(getattr(more, key), abs=0.005)
     assert used.reconstruction == pytest.approx(more.reconstruction, abs=0.05)
@@ -292,13 +288,13 @@ def test_the_figures_stay_above_what_is_possible(squares, trained):
 
 def figures_of(demo, mig, kl=7.7):
     gap = mutual_info_gap(np.eye(2), [0, 1])
-    figures = demo.evaluation.Figures(5.75, 1.782, 0.168, kl, 13.66, gap, 0.00123)
+    figures = demo.models.Figures(5.75, 1.782, 0.168, kl, 13.66, gap, 0.00123)
     return SimpleNamespace(**vars(figures), mig=mig)
 
 
 def test_the_table_of_one_seed(demo):
     results = {"VAE": [figures_of(demo, 0.094)], "beta-TCVAE": [figures_of(demo, 0.8, 10)]}
-    assert demo.table.table(results).splitlines() == [
+    assert demo.comparison.table(results).splitlines() == [
         "            index-code MI  total corr.  dim.-wise KL     KL  reconstr.   MIG",
         "----------------------------------------------------------------------------",
         "VAE                  5.75         1.78          0.17   7.70       13.7  0.09",
@@ -308,19 +304,19 @@ def test_the_table_of_one_seed(demo):
 
 def test_the_table_of_several_seeds_shows_mean_and_standard_deviation(demo):
     runs = [figures_of(demo, mig) for mig in (0.7, 0.8, 0.9)]
-    last = demo.table.table({"VAE": runs}).splitlines()[-1]
+    last = demo.comparison.table({"VAE": runs}).splitlines()[-1]
     assert last.endswith("7.70 (0.00)  13.7 (0.0)  0.80 (0.10)")
 
 
 def test_the_notes_say_how_exact_the_terms_are(demo, squares):
-    sampling = demo.evaluation.Sampling(samples=32_768, bins=20)
-    one = demo.table.notes(squares, sampling, {"VAE": [figures_of(demo, 0.1)]})
+    _, recipe = demo.models.prepare(None, quick=False, steps=None)
+    one = demo.comparison.notes(squares, recipe, {"VAE": [figures_of(demo, 0.1)]})
     assert one.replace("\n", " ") == (
         "In nats per image: terms over all 512 images from 32,768 samples, standard error up to "
         "0.0012; reconstruction loss (at best 10.4: the pixels are grey). MIG of the posterior "
         "means in 20 bins."
     )
-    three = demo.table.notes(squares, sampling, {"VAE": [figures_of(demo, 0.1)] * 3})
+    three = demo.comparison.notes(squares, recipe, {"VAE": [figures_of(demo, 0.1)] * 3})
     assert three.startswith("In nats per image, mean (sd) over 3 seeds: terms over all 512 images")
 
 
@@ -338,7 +334,7 @@ def test_the_verdict_says_no_more_than_the_table(demo, champion, rival, words):
         name: [figures_of(demo, mig) for mig in migs]
         for name, migs in (("VAE", rival), ("beta-TCVAE", champion))
     }
-    shown, hidden = demo.table.verdict(results).split("\nNot shown: ")
+    shown, hidden = demo.comparison.verdict(results).split("\nNot shown: ")
     assert shown == f"Shown: on these images, at these weights, beta-TCVAE {words}"
     assert ("--seeds 0-7" in hidden) == (len(champion) == 1)
 
@@ -370,7 +366,7 @@ def test_the_objective_in_words(demo, weights, words):
     ],
 )
 def test_seeds(demo, text, seeds):
-    assert demo.options.parse(["--seeds", text]).seeds == seeds
+    assert demo.main.parse(["--seeds", text]).seeds == seeds
 
 
 @pytest.mark.parametrize(
@@ -389,7 +385,7 @@ def test_seeds(demo, text, seeds):
 )
 def test_bad_arguments(demo, capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
-        demo.options.parse(arguments)
+        demo.main.parse(arguments)
     assert stop.value.code == 2
     assert capsys.readouterr().err.endswith(f"error: {message}\n")
 
@@ -480,11 +476,11 @@ def test_several_seeds_of_dsprites_give_the_same_output_twice(demo, here, capsys
 
 
 def test_beta_tcvae_disentangles_where_the_vae_does_not(demo, squares):
-    sampling = demo.evaluation.Sampling(samples=512, bins=20)
+    _, quick = demo.models.prepare(None, quick=True, steps=None)
     mig = {}
     for name in ("VAE", "beta-TCVAE"):
         alpha, beta, gamma = demo.comparison.MODELS[name]
         criterion = TCDecomposition(alpha=alpha, beta=beta, gamma=gamma)
-        model = demo.training.train(name, criterion, squares, demo.comparison.QUICK, seed=0)
-        mig[name] = demo.evaluation.evaluate(model, squares, sampling).mig
+        model = demo.models.train(name, criterion, squares, quick, seed=0)
+        mig[name] = measured(demo, model, squares, 512).mig
     assert mig["beta-TCVAE"] - mig["VAE"] > 0.2
