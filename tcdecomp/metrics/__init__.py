@@ -1,6 +1,6 @@
-"""How well latents line up with known factors of variation.
+"""Scores of codes against known factors of variation.
 
-Nothing here imports scikit-learn before a metric is computed.
+Built on numpy and scikit-learn, which is imported when the first score is computed.
 """
 
 from tcdecomp.metrics.mig import MutualInfoGap, mig_score, mutual_info_gap

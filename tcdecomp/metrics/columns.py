@@ -16,9 +16,9 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """The columns of one argument, each with a name and an array of shape (n,) and own dtype.
+    """The columns of one argument: a name and an array of shape (n,) for each.
 
-    ``index`` is that of a pandas frame or series: a name for each row.
+    The arrays keep their own dtypes. ``index`` is the index of a pandas frame or series.
     """
 
     argument: str
@@ -31,29 +31,31 @@ class Columns:
         """Numbers of rows and of columns."""
         return len(self.arrays[0]) if self.arrays else 0, len(self.arrays)
 
-    def rows(self, chosen: NDArray[np.bool_]) -> Columns:
+    def rows(self, chosen: NDArray[Any]) -> Columns:
         """Return the chosen rows of every column."""
         return Columns(self.argument, self.names, tuple(array[chosen] for array in self.arrays))
 
-    def split(self) -> list[Columns]:
-        """Return every column by itself."""
-        pairs = zip(self.names, self.arrays, strict=True)
-        return [Columns(self.argument, (name,), (array,)) for name, array in pairs]
+    def named(self, flags: Iterable[Any]) -> list[str]:
+        """Return the names of the columns whose flag is true."""
+        return [name for name, flag in zip(self.names, flags, strict=True) if flag]
 
     def refuse_missing(self) -> None:
         """Raise a ValueError that names the columns with NaN, infinite or missing values."""
-        pairs = zip(self.names, self.arrays, strict=True)
-        missing = [name for name, array in pairs if _any_missing(array)]
-        if missing:
+        if missing := self.named(map(_any_missing, self.arrays)):
             raise ValueError(
                 f"{self.argument} must have no NaN, infinite or missing values; got some in "
                 f"{list_names(missing)}. Leave those rows out, or give them sample_weight 0"
             )
 
     def as_floats(self, remedy: str = "") -> FloatArray:
-        """Return a float64 array of shape (n, columns), or raise if a column holds no numbers.
+        """Return a finite float64 array of shape (n, columns).
 
-        A TypeError ends in ``remedy``.
+        Raises
+        ------
+        TypeError
+            If a column does not hold real numbers. The message ends with ``remedy``.
+        ValueError
+            If a value is missing or not finite, or a column's range overflows.
         """
         for name, array in zip(self.names, self.arrays, strict=True):
             if array.dtype.kind not in "biuf":
@@ -62,21 +64,17 @@ class Columns:
                     f"got dtype {array.dtype} in {name!r}{remedy}"
                 )
         self.refuse_missing()
-        out = np.empty(self.shape, order="F")  # scikit-learn works column by column
+        floats = np.empty(self.shape, order="F")  # every score works column by column
         for index, array in enumerate(self.arrays):
-            out[:, index] = array
-        self._refuse_overflow(out)
-        return out
-
-    def _refuse_overflow(self, floats: FloatArray) -> None:
+            floats[:, index] = array
         with np.errstate(over="ignore"):
-            wide = ~np.isfinite(np.ptp(floats, axis=0))
-        if wide.any():
-            names = list_names(name for name, flag in zip(self.names, wide, strict=True) if flag)
+            overflows = self.named(~np.isfinite(np.ptp(floats, axis=0)))
+        if overflows:
             raise ValueError(
-                f"{self.argument} must span a range that float64 can hold, to be binned; "
-                f"they do not in {names}. Rescale them"
+                f"{self.argument} must span a range that float64 can hold; "
+                f"they do not in {list_names(overflows)}. Rescale them"
             )
+        return floats
 
 
 def list_names(names: Iterable[str], limit: int = 8) -> str:
@@ -89,14 +87,12 @@ def list_names(names: Iterable[str], limit: int = 8) -> str:
 def _any_missing(array: NDArray[Any]) -> bool:
     if array.dtype.kind == "O":
         return any(map(is_missing, array))
-    if array.dtype.kind in "fcmM":
-        return not np.isfinite(array).all()
-    return False
+    return array.dtype.kind in "fcmM" and not np.isfinite(array).all()
 
 
 def is_missing(value: object) -> bool:
     """Tell whether a value is None, NaN, NaT or pandas.NA."""
     try:
         return value is None or bool(value != value)
-    except TypeError:  # pandas.NA refuses to be true or false
+    except TypeError:  # pandas.NA is neither true nor false
         return True

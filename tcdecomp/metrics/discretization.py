@@ -1,24 +1,23 @@
-"""Numbers as integer labels: the bins of scikit-learn."""
+"""Numbers as integer labels: the bins of scikit-learn's ``KBinsDiscretizer``."""
 
 from __future__ import annotations
 
-import operator
 import warnings
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tcdecomp.metrics.columns import Columns, FloatArray, list_names
+from tcdecomp.metrics.columns import FloatArray
 
-__all__ = ["Binning", "Labels", "label_latents"]
+__all__ = ["Binning", "Labels"]
 
 STRATEGIES = ("uniform", "quantile")
 
 
 class Labels(NamedTuple):
-    """One column as integers: values of shape (n,) in 0..size-1, not all of which need occur."""
+    """One column as integers: values of shape (n,) in 0..size-1. Some may not occur."""
 
     values: NDArray[np.intp]
     size: int
@@ -26,64 +25,70 @@ class Labels(NamedTuple):
 
 @dataclass(frozen=True)
 class Binning:
-    """How numbers are cut into bins: ``n_bins`` >= 2 of equal width, or of equally many rows."""
+    """How numbers are binned: ``n_bins`` >= 2 bins of equal width, or of equally many rows."""
 
     n_bins: int
     strategy: str
 
     def __post_init__(self) -> None:
-        if not _is_integer(self.n_bins):
+        n_bins = np.asarray(self.n_bins)
+        if n_bins.ndim or n_bins.dtype.kind not in "iu":
             raise TypeError(f"n_bins must be an integer >= 2; got {self.n_bins!r}")
-        if self.n_bins < 2:
+        if n_bins < 2:
             raise ValueError(f"n_bins must be an integer >= 2; got {self.n_bins}")
         if self.strategy not in STRATEGIES:
             raise ValueError(f"strategy must be 'uniform' or 'quantile'; got {self.strategy!r}")
 
-    def apply(self, columns: FloatArray, weight: FloatArray | None) -> list[Labels]:
-        """Bin each column of an array of shape (n, D), rows counted by weight (n,) if given."""
-        # imported here, so that importing tcdecomp stays light
+    def label(self, columns: FloatArray, weight: FloatArray | None) -> list[Labels]:
+        """Bin each column of an array of shape (n, D). ``weight`` has shape (n,)."""
+        return [
+            Labels(np.searchsorted(edges, column, side="right"), len(edges) + 1)
+            for column, edges in zip(columns.T, self._inner_edges(columns, weight), strict=True)
+        ]
+
+    def _inner_edges(self, columns: FloatArray, weight: FloatArray | None) -> list[FloatArray]:
+        """Return the edges between the bins of each column. A constant column has none."""
+        # scikit-learn is imported here so that `import tcdecomp` stays fast
         from sklearn.preprocessing import KBinsDiscretizer
 
+        n_bins = int(self.n_bins)
+        options: dict[str, Any] = {}
+        if self.strategy == "uniform":
+            weight = None  # the edges depend on the smallest and the largest value alone
+        else:
+            options["quantile_method"] = "averaged_inverted_cdf"
+            if not _has_weighted_quantiles():
+                return [_quantile_edges(column, weight, n_bins) for column in columns.T]
+        # by default, KBinsDiscretizer takes a random sample above 200,000 rows
         binner = KBinsDiscretizer(
-            operator.index(self.n_bins),
-            encode="ordinal",
-            strategy=self.strategy,
-            quantile_method="averaged_inverted_cdf",
-            dtype=np.float64,
-            subsample=None,  # the default takes a random sample above 200,000 rows
-        ).set_output(transform="default")  # arrays, also where sklearn.set_config asks for frames
-        with warnings.catch_warnings():
-            # A constant latent has no information, and quantiles of a discrete one coincide:
-            # both are answers, not faults. What a caller should know, label_latents says by name.
-            warnings.filterwarnings("ignore", r"Feature \d+ is constant|Bins whose width")
-            binned = binner.fit(columns, sample_weight=weight).transform(columns)
-        return [Labels(column, int(column.max()) + 1) for column in binned.T.astype(np.intp)]
-
-
-def label_latents(codes: Columns, binning: Binning, weight: FloatArray | None) -> list[Labels]:
-    """Bin every latent, and warn of those that vary and yet fall into a single bin."""
-    columns = codes.as_floats()
-    labels = binning.apply(columns, weight)
-    lost = [
-        name
-        for name, column, label in zip(codes.names, columns.T, labels, strict=True)
-        if label.size == 1 and column.min() < column.max()
-    ]
-    if lost:
-        warnings.warn(
-            f"codes vary in {list_names(lost)}, but fall into one {binning.strategy} bin there, "
-            "which counts as no information: nearly all rows share one value, or lie within "
-            "1e-8, where scikit-learn merges bins. Rescale the codes, or use strategy='uniform'",
-            stacklevel=3,
+            n_bins, encode="ordinal", strategy=self.strategy, subsample=None, **options
         )
-    return labels
+        with warnings.catch_warnings():
+            # A constant column is allowed, and quantiles of few values coincide. Callers warn
+            # where that loses information.
+            warnings.filterwarnings("ignore", r"Feature \d+ is constant|Bins whose width")
+            binner.fit(columns, sample_weight=weight)
+        return [edges[1:-1] for edges in binner.bin_edges_]
 
 
-def _is_integer(value: object) -> bool:
-    if isinstance(value, bool | np.bool_):
-        return False
-    try:
-        operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        return False
-    return True
+def _has_weighted_quantiles() -> bool:
+    """Tell whether scikit-learn is 1.8 or newer: weights and quantiles are right from there on."""
+    import sklearn
+
+    major, minor = sklearn.__version__.split(".")[:2]
+    return (int(major), int(minor)) >= (1, 8)
+
+
+def _quantile_edges(column: FloatArray, weight: FloatArray | None, n_bins: int) -> FloatArray:
+    """Return the inner edges that scikit-learn 1.8 finds: averaged inverse of the weighted cdf."""
+    order = np.argsort(column, kind="stable")
+    column = column[order]
+    below = np.cumsum(np.ones(len(column)) if weight is None else weight[order])
+    target = np.linspace(0, 100, n_bins + 1) / 100 * below[-1]
+    # The last target can exceed the last sum by rounding.
+    left, right = (
+        np.minimum(np.searchsorted(below, target, side), len(column) - 1)
+        for side in ("left", "right")
+    )
+    edges: FloatArray = (column[left] + column[right]) / 2
+    return edges[np.ediff1d(edges, to_begin=np.inf) > 1e-8][1:-1]

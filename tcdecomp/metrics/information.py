@@ -41,7 +41,7 @@ def _information(cells: FloatArray) -> float:
     z, v = np.nonzero(cells)
     total = cells.sum()
     p, p_z, p_v = cells[z, v] / total, cells.sum(1)[z] / total, cells.sum(0)[v] / total
-    # Divided one after the other, since the product of two tiny weights underflows. Where z is
-    # constant, p = p_v and p_z = 1 to the last bit, so that the information is exactly 0.
+    # Two divisions, because the product of two tiny weights can underflow. If z is constant,
+    # p = p_v and p_z = 1 exactly, so the information is exactly 0.
     information = p @ np.log(p / p_v / p_z)
-    return max(0.0, float(information))  # rounding alone takes it below 0
+    return max(0.0, float(information))  # below 0 by rounding only

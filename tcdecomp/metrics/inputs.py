@@ -1,18 +1,18 @@
-"""What a user hands to a metric, read as named columns and as weights."""
+"""Read what a caller hands to a score: named columns, weights, and one bool for each column."""
 
 from __future__ import annotations
 
 import math
+import sys
 from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tcdecomp.metrics.columns import Columns, FloatArray, is_missing, list_names
 
-__all__ = ["check_rows", "read_columns", "read_pair", "read_weight"]
+__all__ = ["check_rows", "read_columns", "read_flags", "read_pair", "read_weight"]
 
 
 def read_pair(
@@ -30,7 +30,7 @@ def read_pair(
 
 
 def check_rows(codes: Columns, factors: Columns) -> None:
-    """Refuse factors that are not, row by row, those of the codes."""
+    """Refuse factors whose rows do not belong to the rows of the codes."""
     n, n_factors = codes.shape[0], factors.shape[0]
     if n != n_factors:
         raise ValueError(
@@ -38,9 +38,9 @@ def check_rows(codes: Columns, factors: Columns) -> None:
         )
     if not (codes.index is None or factors.index is None or codes.index.equals(factors.index)):
         raise ValueError(
-            "factors must have the index of codes, since rows are paired in their order; got one "
-            "that differs. Pass factors.loc[codes.index], or if the order is right "
-            "factors.set_axis(codes.index)"
+            "factors must have the same index as codes, because rows are paired by position; "
+            "got different ones. Pass factors.loc[codes.index], or factors.set_axis(codes.index) "
+            "if the order is right"
         )
 
 
@@ -50,19 +50,17 @@ def read_columns(data: object, argument: str, prefix: str, *, vector: bool = Fal
     Parameters
     ----------
     data : array_like, shape (n, columns)
-        Or (n,), one column, with ``vector=True``.
+        Also (n,), one column, if ``vector=True``. ``Columns`` are returned unchanged.
     argument : str
         The argument's name in error messages.
     prefix : str
-        Columns without a name of their own are called prefix0, prefix1, ...
+        Columns without a name are called prefix0, prefix1, ...
     vector : bool, optional
         Whether one dimension is enough.
-
-    Columns that have been read are returned as they are.
     """
     if isinstance(data, Columns):
         return data
-    if hasattr(data, "columns"):  # a data frame of any library, none of which need be installed
+    if hasattr(data, "columns"):  # a data frame of any library
         columns = _frame_columns(data, argument)
     else:
         columns = _array_columns(data, argument, prefix, vector)
@@ -74,8 +72,8 @@ def read_columns(data: object, argument: str, prefix: str, *, vector: bool = Fal
 
 
 def read_weight(sample_weight: object, n: int) -> FloatArray:
-    """Return the weights as float64, or raise if they are not n weights with a positive sum."""
-    array = _native(_as_array(sample_weight, "sample_weight"))
+    """Return the weights as float64 of shape (n,), or raise if they are no weights."""
+    array = _as_numbers(_as_array(sample_weight, "sample_weight"))
     if array.dtype.kind not in "biuf":
         raise TypeError(f"sample_weight must hold real numbers; got dtype {array.dtype}")
     if array.shape != (n,):
@@ -97,6 +95,20 @@ def read_weight(sample_weight: object, n: int) -> FloatArray:
     return weight
 
 
+def read_flags(flags: object, argument: str, of: str, count: int) -> list[bool]:
+    """Return one bool for each of ``count`` columns, from one bool or a sequence of bools."""
+    array = np.asarray(flags, dtype=object)
+    if array.ndim > 1 or not all(isinstance(flag, bool | np.bool_) for flag in array.ravel()):
+        raise TypeError(
+            f"{argument} must be a bool, or a sequence with one bool per {of}; got {flags!r}"
+        )
+    if array.ndim and len(array) != count:
+        raise ValueError(
+            f"{argument} must have one bool for each of the {count} {of}s; got {len(array)}"
+        )
+    return [bool(flag) for flag in np.broadcast_to(array, count)]
+
+
 def _frame_columns(frame: Any, argument: str) -> Columns:
     names = tuple(str(name) for name in frame.columns)
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -104,16 +116,16 @@ def _frame_columns(frame: Any, argument: str) -> Columns:
         raise ValueError(
             f"{argument} must have distinct column names; got {list_names(repeated)} repeatedly"
         )
-    arrays = (_as_array(frame[name], argument) for name in frame.columns)
-    return Columns(argument, names, tuple(map(_native, arrays)), _index(frame))
+    arrays = tuple(_as_numbers(_as_array(frame[name], argument)) for name in frame.columns)
+    return Columns(argument, names, arrays, _index(frame))
 
 
 def _array_columns(data: object, argument: str, prefix: str, vector: bool) -> Columns:
     array = _as_array(data, argument)
     if array.ndim == 1 and vector:
-        name = getattr(data, "name", None)  # a series has one
+        name = getattr(data, "name", None)  # a pandas series has one
         own_name = f"{prefix}0" if name is None else str(name)
-        return Columns(argument, (own_name,), (_native(array),), _index(data))
+        return Columns(argument, (own_name,), (_as_numbers(array),), _index(data))
     if array.ndim != 2:
         raise ValueError(
             f"{argument} must have shape (n, columns), one row per item"
@@ -121,33 +133,39 @@ def _array_columns(data: object, argument: str, prefix: str, vector: bool) -> Co
             "A single column is an array of shape (n, 1)"
         )
     names = tuple(f"{prefix}{index}" for index in range(array.shape[1]))
-    return Columns(argument, names, tuple(_native(column) for column in array.T))
+    return Columns(argument, names, tuple(map(_as_numbers, array.T)))
 
 
 def _index(data: object) -> Any:
-    """Return the index of a pandas frame or series; other data, such as a list, has none."""
+    """Return the index of a pandas frame or series. Other data, such as a list, has none."""
     index = getattr(data, "index", None)
     return index if hasattr(index, "equals") else None
 
 
 def _as_array(data: object, argument: str) -> NDArray[Any]:
-    if isinstance(data, Tensor):
-        tensor = data.cpu()  # first, since not every device has float64; numpy has no bfloat16
-        return (tensor.double() if tensor.is_floating_point() else tensor).numpy(force=True)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(data, torch.Tensor):
+        tensor: Any = data.cpu()  # before .double(), which some devices lack
+        # numpy has no bfloat16
+        return np.asarray(
+            (tensor.double() if tensor.is_floating_point() else tensor).numpy(force=True)
+        )
     if np.ma.is_masked(data):
         raise ValueError(f"{argument} must have no masked values. Leave those rows out")
     try:
         array = np.asarray(data)
     except ValueError as error:
         raise ValueError(f"{argument} must be an array; numpy says: {error}") from error
+    if array.dtype.name == "bfloat16":  # of JAX: a dtype of ml_dtypes
+        return array.astype(np.float32)
     if array.dtype.kind in "US" and not isinstance(data, np.ndarray):
-        # beside a string numpy turns a list's numbers, None and NaN into strings too
+        # numpy turns the numbers, None and NaN of a list into strings if one element is a string
         return np.asarray(data, dtype=object)
     return array
 
 
-def _native(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array of Python objects as one of numbers (missing ones NaN) if it holds such."""
+def _as_numbers(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of Python objects as numbers (NaN where missing) if it holds numbers."""
     if array.dtype.kind not in "OT":
         return array
     values = [math.nan if is_missing(value) else value for value in array.ravel()]

@@ -9,36 +9,34 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tcdecomp.metrics.columns import FloatArray
-from tcdecomp.metrics.discretization import Binning, label_latents
-from tcdecomp.metrics.factors import label_factors, read_discrete
+from tcdecomp.metrics.discretization import Binning
 from tcdecomp.metrics.information import entropies, mutual_information
-from tcdecomp.metrics.inputs import read_pair
+from tcdecomp.metrics.inputs import read_flags, read_pair
+from tcdecomp.metrics.labels import label_factors, label_latents
 
 __all__ = ["MutualInfoGap", "mig_score", "mutual_info_gap"]
 
 
 @dataclass(frozen=True, eq=False)
 class MutualInfoGap:
-    """A mutual information gap, and everything that it is made of.
-
-    ``print`` shows it as a table.
+    """The mutual information gap, and the numbers that it is made of. It prints as a table.
 
     Attributes
     ----------
     score : float
         The mean of the gaps, in [0, 1].
     gaps : ndarray, shape (K,)
-        For each factor the difference between the two largest values of its column of
-        ``mutual_info``, over ``factor_entropy``.
+        For each factor, the difference between the two largest values in its column of
+        ``mutual_info``, divided by ``factor_entropy``.
     mutual_info : ndarray, shape (D, K)
         I(z_j; v_k) of every latent with every factor, in nats.
     factor_entropy : ndarray, shape (K,)
         H(v_k), in nats.
     best_latent, runner_up : ndarray of int, shape (K,)
-        The latents with the largest and the second largest mutual information, the first of
-        equals. ``runner_up`` is -1 where D = 1.
+        The latents with the largest and the second largest mutual information. Of equal latents,
+        the first. ``runner_up`` is -1 if D = 1.
     latent_names, factor_names : tuple of str
-        The columns of a data frame, and "z0", "z1", ... and "v0", "v1", ... otherwise.
+        The column names of a data frame. Otherwise "z0", "z1", ... and "v0", "v1", ...
     """
 
     score: float
@@ -81,76 +79,72 @@ def mig_score(
         \Bigl( I(z_{j(k)}; v_k) - \max_{j \ne j(k)} I(z_j; v_k) \Bigr),
         \qquad j(k) = \operatorname{argmax}_j I(z_j; v_k)
 
-    1 if for every factor one latent tells all of it and the other latents nothing; 0 if two
-    latents tell equally much, or none anything. Codes are binned, and information is estimated
-    from counts (plug-in).
+    The score is 1 if each factor is known from one latent and the other latents tell nothing
+    about it. It is 0 if the two best latents tell equally much, or if no latent tells anything.
+    Codes are binned. Information is estimated from counts (plug-in).
 
     Parameters
     ----------
     codes : array_like, shape (n, D)
-        One row per item: the posterior means, or samples. An array, list, torch tensor (of any
-        device and real dtype, with or without gradient) or data frame of real, finite numbers.
-        Computed on the CPU in float64.
+        One row per item: posterior means, or samples. An array, list, torch tensor (any device,
+        any real dtype, with or without gradient) or data frame of finite real numbers. The score
+        is computed on the CPU in float64.
     factors : array_like, shape (n, K) or (n,)
-        The true factors of the same items, of any of these kinds, and also booleans, strings,
-        objects and categories. Each column of a data frame keeps its own dtype. Rows are paired in
-        their order: of two pandas frames, the indices must be equal.
+        The true factors of the same items. Strings, booleans, objects and categories are allowed
+        too. Each column of a data frame keeps its dtype. Rows are paired by position, so two
+        pandas frames must have equal indices.
     n_bins : int, optional
         Bins per latent, at least 2.
     strategy : {"uniform", "quantile"}, optional
-        Bins of equal width between a latent's least and largest value, or of equally many rows.
+        Bins of equal width between the smallest and the largest value of a latent, or bins with
+        equally many rows.
     discrete_factors : bool or sequence of K bools, optional
-        True: each distinct value of a factor is a class. False: the factor is a number, and is
-        binned as the codes are. A sequence says it for each factor.
+        True: each distinct value of a factor is a class. False: the factor is a number and is
+        binned like the codes. A sequence has one bool per factor.
     sample_weight : array_like, shape (n,), optional
-        Weights of the rows, at least 0. A whole number w counts as w equal rows, 0 as no row.
+        Weights of the rows, at least 0. A whole number w counts as w equal rows.
 
     Returns
     -------
     float
-        In [0, 1]; no unit, since information in nats is divided by entropy in nats.
+        In [0, 1], without unit.
 
     Raises
     ------
     TypeError
         If codes, weights or factors to bin do not hold real numbers, ``n_bins`` is not an
-        integer, or ``discrete_factors`` not a bool or bools.
+        integer, or ``discrete_factors`` does not hold bools.
     ValueError
-        If shapes or indices do not fit; values are NaN, infinite or missing (the message names
-        the columns); weights are negative or sum to 0; a factor has a single value, and so no
-        entropy; or a discrete factor looks continuous: floats with fractions and more distinct
-        values than 10 and than n / 5. An option out of its range raises too.
+        If shapes or indices do not match; a value is NaN, infinite or missing; weights are
+        negative or sum to 0; a factor has a single value and so no entropy; a discrete factor
+        looks continuous (floats with fractions and more distinct values than 10 and than n / 5);
+        or an option is out of its range.
 
     Warns
     -----
     UserWarning
-        If a latent varies but falls into a single quantile bin. A constant latent is no fault:
-        its information is exactly 0.
+        If a latent varies but falls into a single quantile bin. A constant latent causes no
+        warning: its information is exactly 0.
 
     See Also
     --------
-    tcdecomp.metrics.mutual_info_gap : The same with the gaps, and the information of every pair.
+    tcdecomp.metrics.mutual_info_gap : The same with the gaps and the information of every pair.
 
     Notes
     -----
-    The defaults are the convention of published scores (Locatello et al.): 20 bins of equal
-    width, cut by scikit-learn's ``KBinsDiscretizer`` on all rows.
+    The defaults are those of published scores (Locatello et al.): 20 bins of equal width, as
+    scikit-learn's ``KBinsDiscretizer`` finds them on all rows.
 
-    - *Few rows.* Good codes score too low: -0.18 at n = 300, -0.06 at 1,000, -0.016 at 3,000,
-      -0.002 at 10,000 in one experiment. Independent codes are nearly unbiased (+0.003 at 1,000),
-      since the bias cancels in the gap. Take 10,000 rows where you can.
-    - *Many values.* A factor with more values than ``n_bins`` cannot score 1: noise-free codes of
-      dSprites, whose positions take 32 values and orientation 40, reach 0.902 with 20 bins and
-      1.000 with 40.
-    - *Outliers.* Bins of equal width die of one outlier (0.997 became 0.000; by quantiles 0.945).
-    - *Quantiles of a discrete latent* merge its largest values: a perfect code of three values
-      scores 0.579. They also merge whatever lies within 1e-8: rescale tiny codes.
-    - *Dead latents blur the score.* The bins of a collapsed latent stretch over the tiny range of
-      its posterior means, in which some information is left; it sets the runner-up. One model
-      rose from 0.84 to 0.96 over its live latents alone.
-    - *Means are not samples.* The paper defines the gap by the density q(z_j | v_k) without bins;
-      binned means measure something else (1.000 against 0.882 for one representation). Sampled
-      codes with 40 to 100 bins came within 0.012.
+    - *Few rows* make good codes score too low: by 0.18 at n = 300, 0.06 at 1,000, 0.002 at 10,000.
+    - *A factor with more values than bins* cannot score 1: noise-free codes of dSprites score
+      0.902 with 20 bins and 1.000 with 40.
+    - *One outlier* stretches bins of equal width over an empty range (0.997 became 0.000).
+    - *Quantiles* merge the largest values of a latent with few values: a perfect code of three
+      values scores 0.579.
+    - *A collapsed latent* still has some information in the tiny differences of its means, and
+      can be the runner-up: 0.84 instead of 0.96 for one model.
+    - *Posterior means* give another number than the posterior densities of the paper: 1.000
+      instead of 0.882 for one model. Samples with 40 to 100 bins come within 0.012.
 
     References
     ----------
@@ -200,10 +194,9 @@ def mutual_info_gap(
     discrete_factors: bool | Sequence[bool] = True,
     sample_weight: ArrayLike | None = None,
 ) -> MutualInfoGap:
-    """Return the mutual information gap with all that it is made of.
+    """Return the mutual information gap with the numbers that it is made of.
 
-    Definition, arguments, errors and warnings are those of
-    :func:`tcdecomp.mig_score`.
+    Parameters, errors and warnings are those of :func:`tcdecomp.mig_score`.
 
     Parameters
     ----------
@@ -212,13 +205,13 @@ def mutual_info_gap(
     factors : array_like, shape (n, K) or (n,)
         The true factors of the same items.
     n_bins, strategy, discrete_factors, sample_weight : optional
-        How codes are binned, which factors are not numbers but classes, and what each row counts.
+        As in :func:`tcdecomp.mig_score`.
 
     Returns
     -------
     MutualInfoGap
-        The score; the mutual information of every pair; and the gap, entropy (nats), best latent
-        and runner-up of each factor. Its arrays are numpy's, on the CPU.
+        The score, the mutual information of every pair, and the gap, entropy, best latent and
+        runner-up of each factor, as numpy arrays.
 
     Examples
     --------
@@ -237,7 +230,7 @@ def mutual_info_gap(
     """
     binning = Binning(n_bins, strategy)
     latents, targets, weight = read_pair(codes, factors, sample_weight)
-    discrete = read_discrete(discrete_factors, len(targets.names))
+    discrete = read_flags(discrete_factors, "discrete_factors", "factor", len(targets.names))
     z = label_latents(latents, binning, weight)
     v = label_factors(targets, discrete, binning, weight)
     information, entropy = mutual_information(z, v, weight), entropies(v, weight)
@@ -259,7 +252,7 @@ def _gaps(
 ) -> tuple[FloatArray, NDArray[np.intp], NDArray[np.intp]]:
     """Return gaps, best latents and runners-up, shape (K,) each, from (D, K) and (K,)."""
     n_latents, n_factors = information.shape
-    # A latent without information stands last: the runner-up where there is no other.
+    # One more latent without information: it is the runner-up if D = 1
     ranked = np.vstack([information, np.zeros(n_factors)])
     best, runner_up = np.argsort(-ranked, axis=0, kind="stable")[:2]
     factor = np.arange(n_factors)

@@ -23,13 +23,13 @@ def mig_scorer(
 ) -> MIGScorer:
     """Return a scorer ``scorer(estimator, X, y)``: the MIG of ``estimator.transform(X)``.
 
-    For the ``scoring`` of ``cross_val_score``, ``GridSearchCV`` and their like, with any estimator
-    that transforms items to codes, a Pipeline included. y are the factors, of shape (n, K) or (n,);
-    an estimator that learns from X alone ignores them in ``fit``.
+    Pass it as ``scoring`` to ``cross_val_score``, ``GridSearchCV`` and similar functions. The
+    estimator (or Pipeline) transforms items to codes. y holds the factors, of shape (n, K) or
+    (n,). Estimators that learn from X alone ignore y in ``fit``.
 
-    Scored are the items of one fold: shuffle it, so that no factor has a single value there, and
-    see :func:`tcdecomp.mig_score` for what few items do to a score. The default folds are not
-    shuffled; ``KFold(shuffle=True)`` is.
+    Each fold is scored separately, so small folds bias every score. A factor with a single value
+    in a fold is an error: shuffle the folds with ``KFold(shuffle=True)``, because the default
+    folds are not shuffled.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def mig_scorer(
     Returns
     -------
     callable
-        Equal to any other with the same options; it can be pickled.
+        It equals any other scorer with the same options, and can be pickled.
 
     Raises
     ------
@@ -80,7 +80,7 @@ class MIGScorer:
                 "estimator must have a method transform, whose result is scored; "
                 f"{type(estimator).__name__} has none"
             )
-        # Without an index, which a transform may make anew: rows are paired in their order here.
+        # As an array: a frame that a transform makes can have a new index
         codes = read_columns(transform(X), "codes", "z").as_floats()
         return mig_score(codes, y, **vars(self))
 

@@ -31,7 +31,7 @@ def test_the_score_is_mig_score_of_the_codes_of_a_fold():
         mig_score(clone(ICA).fit(IMAGES[train]).transform(IMAGES[test]), FACTORS[test], **options)
         for train, test in FOLDS.split(IMAGES)
     ]
-    np.testing.assert_array_equal(scores, expected)
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-12)
 
 
 def test_a_search_finds_the_estimator_that_separates():
@@ -51,7 +51,7 @@ def test_processes_score_alike():
         cross_val_score(ICA, IMAGES, FACTORS, scoring=mig_scorer(), cv=FOLDS, n_jobs=n_jobs)
         for n_jobs in (1, 2)
     )
-    np.testing.assert_array_equal(one, two)
+    np.testing.assert_allclose(one, two, rtol=0, atol=1e-12)
 
 
 def test_one_factor_among_several_scores():
