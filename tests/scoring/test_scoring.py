@@ -653,7 +653,7 @@ CALLS = {
         (pd.DataFrame(MU), None, pd.DataFrame(FACTORS, index=range(SIZE, 0, -1))),
         {},
         ValueError,
-        "factors must have the index of codes",
+        "factors must have the same index as codes",
     ),
     "a mapping of batches": ((VAE(), {"x": X}), {}, TypeError, "batches must be .* got dict"),
     "a number of batches": ((VAE(), 3), {}, TypeError, "batches must be .* got int"),
