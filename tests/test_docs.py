@@ -5,7 +5,6 @@ import io
 import re
 import shutil
 import sys
-import tomllib
 from contextlib import redirect_stdout
 from pathlib import Path
 from pydoc import locate
@@ -18,6 +17,8 @@ import tcdecomp
 from lightning_models import WARNINGS
 from tcdecomp import metrics, presets, testing
 from tcdecomp.plugins import hooks, registry
+
+tomllib = pytest.importorskip("tomllib")  # Python 3.11
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -273,7 +273,7 @@ def test_discrete_terms_of_a_whole_data_set_are_exact():
         terms = decompose_family(
             Categorical(logits=logits), z, items, prior=uniform, reduction="none"
         )
-        expected += torch.stack(terms[:3]).numpy() @ q[:, *value] / items
+        expected += torch.stack(terms[:3]).numpy() @ q[(slice(None), *value)] / items
 
     def entropy(p):
         return -(p * np.log(p)).sum()
