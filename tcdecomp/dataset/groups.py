@@ -73,7 +73,8 @@ class GroupTerms(NamedTuple):
         between = zero, zero, -self.between, self.between, self.between_error
         rows = {name: _row(result) for name, result in self.groups.items()}
         for name, row in (*rows.items(), ("between", between), ("all", _row(self.whole))):
-            lines.append(f"{name:{width}}" + "".join(f"{cell.item():z10.4f}" for cell in row))
+            cells = (round(cell.item(), 4) + 0.0 for cell in row)  # + 0.0: no -0.0000
+            lines.append(f"{name:{width}}" + "".join(f"{cell:10.4f}" for cell in cells))
         return "\n".join(lines)
 
 

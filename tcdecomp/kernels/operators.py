@@ -82,9 +82,20 @@ def _mean_log_mixture(
     return value, of_z, of_mu, of_logvar
 
 
-log_sum, log_sum_backward = (
-    torch.library.custom_op(f"tcdecomp::{function.__name__[1:]}", function, mutates_args=())
-    for function in (_log_sum, _log_sum_backward)
+# Spelled out, since torch before 2.5 reads no schema from annotations that are strings.
+_INPUTS = "Tensor z, Tensor? items, Tensor mu, Tensor logvar, Tensor? component_items, str keep"
+_UPSTREAM = "Tensor grad, Tensor grad_j, Tensor joint, Tensor marginals"
+log_sum = torch.library.custom_op(
+    "tcdecomp::log_sum",
+    _log_sum,
+    mutates_args=(),
+    schema=f"({_INPUTS}, str kernel) -> (Tensor, Tensor)",
+)
+log_sum_backward = torch.library.custom_op(
+    "tcdecomp::log_sum_backward",
+    _log_sum_backward,
+    mutates_args=(),
+    schema=f"({_UPSTREAM}, {_INPUTS}, str kernel) -> (Tensor, Tensor, Tensor)",
 )
 
 

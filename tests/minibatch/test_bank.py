@@ -189,7 +189,7 @@ def test_a_smaller_bank_loads_the_newest():
 
 def test_a_checkpoint_survives_torch_save(tmp_path):
     torch.save(bank_of([0, 1]).state_dict(), tmp_path / "bank.pt")
-    PosteriorBank(2).load_state_dict(torch.load(tmp_path / "bank.pt"))
+    PosteriorBank(2).load_state_dict(torch.load(tmp_path / "bank.pt", weights_only=True))
 
 
 def test_items_of_a_narrow_dtype_meet_those_of_a_wide_one():
