@@ -12,7 +12,7 @@ import torch
 from strategies import draw_posterior
 from tolerances import assert_close
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.4")
 from triton.runtime import interpreter
 
 from tcdecomp.kernels.triton import Tiles, log_sum, log_sum_backward
