@@ -1,6 +1,7 @@
 """The command line: what it prints, its exit status, and files that are not what they should be."""
 
 import doctest
+import importlib.util
 import json
 import os
 import re
@@ -14,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_plugins
 
+from adapter_source import adapter
 from tcdecomp import cli, hookimpl, score
 from tcdecomp.demo import __main__ as demo
 from tcdecomp.plugins import registry
 from tcdecomp.scoring.files import FileError, read_npz
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
-# Distributions in a folder of the test, and a registry without what was there before.
-installed, _fresh = test_plugins.installed, test_plugins._fresh
+
+pytestmark = pytest.mark.usefixtures("no_plugins")
 
 GRID = np.indices((4, 4)).reshape(2, 16).T
 MU, LOGVAR = GRID - GRID.mean(0), np.full((16, 2), -3.0)
@@ -67,7 +68,8 @@ def agree(shown, printed):
 
 def test_the_commands_of_the_page_print_what_it_shows(run, monkeypatch):
     # Loading all frameworks takes long, and is not what the page is about.
-    monkeypatch.setattr(registry, "_is_installed", lambda package: package == "torch")
+    only_torch = {"torch": importlib.util.find_spec("torch")}
+    monkeypatch.setattr(registry, "find_spec", only_torch.get)
     for code in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE):
         exec(code, {})
     commands = console(PAGE.read_text())
@@ -278,7 +280,7 @@ def only(installed, monkeypatch):
 
 
 def test_every_plugin_is_listed_whatever_is_wrong_with_others(run, only):
-    sound = test_plugins.adapter(1)
+    sound = adapter(1)
     misspelt = "from tcdecomp import hookimpl\n@hookimpl\ndef tcdecomp_encoed(model): pass"
     only("one-adapter", {"a_pkg": "a_adapter"}, a_adapter=sound, a_pkg="")
     only("two-adapter", {"b_pkg": "b_adapter"}, b_adapter="import absent_x", b_pkg="")
@@ -316,7 +318,7 @@ def test_every_plugin_is_listed_whatever_is_wrong_with_others(run, only):
 
 
 def test_sound_and_absent_ones_are_no_error(run, only):
-    only("one-adapter", {"a_pkg": "a_adapter"}, a_adapter=test_plugins.adapter(1), a_pkg="")
+    only("one-adapter", {"a_pkg": "a_adapter"}, a_adapter=adapter(1), a_pkg="")
     only("two-adapter", {"b_pkg": "b_adapter"}, b_adapter="import absent_x")
     status, out, err = run("plugins")
     assert (status, err, out.count("\n")) == (0, "", 3)
@@ -324,7 +326,7 @@ def test_sound_and_absent_ones_are_no_error(run, only):
 
 def test_a_framework_that_warns_when_imported_is_ready(run, only):
     source = "import warnings\nwarnings.warn('old')\n" + "".join(
-        line.removeprefix("        ") for line in test_plugins.adapter(1).splitlines(True)
+        line.removeprefix("        ") for line in adapter(1).splitlines(True)
     )
     only("one-adapter", {"a_pkg": "a_adapter"}, a_adapter=source, a_pkg="")
     with warnings.catch_warnings(record=True) as caught:
@@ -340,7 +342,7 @@ def test_the_survey_has_those_registered_by_hand_first_and_finds_new_ones(only):
 
     registry.register(ByHand())
     assert registry.survey() == [registry.Status("", "ByHand", "", "registered")]
-    only("one-adapter", {"a_pkg": "a_adapter"}, a_adapter=test_plugins.adapter(1), a_pkg="")
+    only("one-adapter", {"a_pkg": "a_adapter"}, a_adapter=adapter(1), a_pkg="")
     ready = registry.Status("a_pkg", "a_adapter", "one-adapter", "ready")
     assert registry.survey()[1:] == [ready]
     assert registry.survey()[1:] == [ready]

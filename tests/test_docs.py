@@ -16,7 +16,7 @@ import torch
 import tcdecomp
 from lightning_models import WARNINGS
 from tcdecomp import metrics, presets, testing
-from tcdecomp.plugins import hooks, registry
+from tcdecomp.plugins import hooks
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 
@@ -87,22 +87,17 @@ def install(project):
     )
     (info / "entry_points.txt").write_text("".join(sections))
     importlib.invalidate_caches()
-    registry._claims.cache_clear()
 
 
 @pytest.fixture
-def _reader(tmp_path, monkeypatch):
+def _reader(no_plugins, tmp_path, monkeypatch):
     """A folder to work in that can be imported from, and whatever the examples change put back."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, SCRIPT, ModuleType(SCRIPT))
-    monkeypatch.setattr(registry, "_by_hand", [])
-    monkeypatch.setattr(registry, "_adapters", {})
-    registry._claims.cache_clear()
     before = set(sys.modules)
     with torch.random.fork_rng():
         yield
-    registry._claims.cache_clear()
     for name in set(sys.modules) - before:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None)):
             del sys.modules[name]

@@ -6,8 +6,8 @@ from typing import Any
 
 from diffusers import ModelMixin
 
-from tcdecomp import hookimpl
-from tcdecomp.plugins import Attachment, NoAdapterError
+from tcdecomp import NoAdapterError, hookimpl
+from tcdecomp.plugins import Attachment
 
 __all__ = ["tcdecomp_attach", "tcdecomp_encode"]
 
@@ -16,8 +16,8 @@ __all__ = ["tcdecomp_attach", "tcdecomp_encode"]
 def tcdecomp_encode(model: Any, batch: Any) -> Any:
     """Return the moments of the model's ``latent_dist``, flattened to (M, C*H*W).
 
-    What else a model's ``encode`` returns is returned as it is: one derived from diffusers' may
-    give a (mu, logvar) pair, and of a quantised latent the error names the type.
+    Any other answer of the model's ``encode`` is returned as it is: a class derived from
+    diffusers' may give a (mu, logvar) pair, and for a quantised latent the error names its type.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def tcdecomp_encode(model: Any, batch: Any) -> Any:
 def tcdecomp_attach(model: Any) -> Attachment | None:
     """Refuse diffusers' own autoencoders, whose loss is in their user's loop.
 
-    A class derived from one may have its loss inside, and is for other adapters.
+    A class of yours derived from one of them may have its loss inside: other adapters serve it.
 
     Raises
     ------

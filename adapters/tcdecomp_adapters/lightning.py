@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightning.pytorch import Callback, LightningModule
 
-from tcdecomp import TCDecomposition, hookimpl
-from tcdecomp.plugins import Attachment
 from tcdecomp_adapters._lightning.monitor import TCMonitorMixin
 from tcdecomp_adapters._lightning.schedule import TCScheduleMixin
-from tcdecomp_adapters._lightning.step import attach_to_step
+from tcdecomp_adapters._lightning.step import tcdecomp_attach
 from tcdecomp_adapters._lightning.vae import TCVAEMixin
 
 __all__ = ["TCVAE", "TCMonitor", "TCSchedule", "tcdecomp_attach"]
@@ -21,16 +17,15 @@ class TCVAE(TCVAEMixin, LightningModule):
 
     It logs ``train/loss``, ``train/reconstruction``, ``val/loss`` and ``val/reconstruction``, in
     nats per item; :class:`TCMonitor` adds the terms. ``val/loss`` is the negative ELBO, whatever
-    the criterion's weights are, and its noise is drawn anew from the batch's number, so that a
-    validation changes nothing in the training after it. The posterior of the last step is left,
-    detached, in ``posterior``.
+    the criterion's weights are. The noise of a validation batch depends on the number of the batch
+    only, so that a validation does not change the training after it. Each step leaves its
+    posterior, detached, in ``posterior``.
 
-    ``dataset_size``, ``likelihood`` and ``lr`` are its hyperparameters. A checkpoint is loaded
-    with ``TCVAE.load_from_checkpoint(path, encoder=..., decoder=..., criterion=...)``.
+    In several processes with different rows, such as under DistributedDataParallel, the rows of
+    all processes are one batch, and the training is that of one process with this batch.
 
-    In several processes whose batches differ, the criterion takes them for one batch: each process
-    has the others' posteriors among the components of q(z), and the average of their losses is that
-    of the whole batch.
+    ``dataset_size``, ``likelihood`` and ``lr`` are hyperparameters. Load a checkpoint with
+    ``TCVAE.load_from_checkpoint(path, encoder=..., decoder=..., criterion=...)``.
 
     Parameters
     ----------
@@ -50,8 +45,8 @@ class TCVAE(TCVAEMixin, LightningModule):
     Raises
     ------
     TypeError, ValueError
-        If the criterion, its reduction, the size or the likelihood is none of these; in a step, if
-        encoder or decoder return other shapes.
+        If an argument is not of its type, or out of its range; in a step, if encoder or decoder
+        return other shapes.
 
     Examples
     --------
@@ -73,49 +68,46 @@ class TCMonitor(TCMonitorMixin, Callback):
 
     The keys are ``train/index_code_mi``, ``train/total_correlation``, ``train/dimension_wise_kl``
     and ``train/kl``, the same with ``val/``, all in nats per item, and ``val/mig``; with several
-    validation loaders ``val/0/...`` and so on. A module that logs any of these keys itself, a
-    ``train/kl`` say, is to name it otherwise: of two values for one key one is lost. Logging
-    changes nothing in the training: it runs no second training step and draws from generators of
-    its own.
+    validation loaders ``val/0/...`` and so on. Do not log these keys yourself: one value would
+    overwrite the other. Logging changes nothing in the training.
 
-    *Training*: every ``every_n_steps`` steps, the terms of the posterior that the step has left
-    in ``self.posterior`` of the module, a :class:`~tcdecomp.Posterior` or a (z, mu, logvar)
-    triple; means over the rows of all processes. They reach the loggers when the trainer logs.
+    *Training*: every ``every_n_steps`` steps, the terms of the posterior that the step has left in
+    ``self.posterior``: a (z, mu, logvar) triple or a :class:`~tcdecomp.Posterior`. They are means
+    over the rows of all processes.
 
-    *Validation*: means over the items of all batches, and of all processes, of the posterior that
-    ``validation_step`` has left there, or else of what :func:`tcdecomp.encode` makes of the
-    batch; z is always drawn anew, so that z = mu in eval mode does no harm. Each batch is to be a
-    random part of its set: keep an ordered one shuffled. A batch of one row says nothing about
-    q(z) and is left out. Values for training and validation compare only if both sets have as
-    many items and the batches as many rows.
+    *Validation*: means over the items of all batches and processes. The posterior is the one that
+    ``validation_step`` has left in ``self.posterior``, or else that of :func:`tcdecomp.encode`. z
+    is always drawn anew, since a model in eval mode may give z = mu. Each batch must be a random
+    part of its set: shuffle an ordered set. A batch of one row is left out. Training and validation
+    compare only if both sets have as many items, and the batches as many rows.
 
-    *Brackets*: ``val/total_correlation_low`` and ``val/total_correlation_high``, and so for the
-    other two terms, of a validation of two batches or more: between them lies the term, in
-    expectation; see :class:`tcdecomp.minibatch.bracket.Bracket`.
+    *Brackets*: with two validation batches or more, ``val/total_correlation_low`` and
+    ``val/total_correlation_high``, and so for the other two terms: the term lies between them in
+    expectation, see :class:`tcdecomp.Bracket`.
 
-    *MIG*: of the posterior means, at the end of a validation whose batches hold factors: a
-    mapping's ``"factors"``, or an integer tensor that is second in a pair; not in the sanity
-    check. Of these, factors with a single value are left out, with a warning; where ``factors``
-    is given, they are an error. Items that a ``DistributedSampler`` repeats, so that all processes
-    get equally many, count once in the MIG, and twice in the means of the terms.
+    *MIG*: of the posterior means of a validation set whose batches hold factors: a mapping's
+    ``"factors"``, or a tensor of integers that is second in a pair. Factors with a single value are
+    left out, with a warning; from a function ``factors`` of yours they are an error. Items that a
+    ``DistributedSampler`` repeats count once in the MIG, and twice in the means of the terms. The
+    sanity check has no MIG.
 
     Parameters
     ----------
     criterion : TCDecomposition, optional
-        Its estimator and prior are used, its weights are not; by default that of the attachment or
-        the module.
+        Its estimator and prior are used, its weights are not. By default that of the attachment or
+        of the module's attribute ``criterion``.
     dataset_size : int, optional
         N, the number of items of the training set; default as for ``criterion``.
     every_n_steps : int, optional
-        Optimizer steps between logs of the training terms, 0 for none, which needs neither a
-        posterior nor a ``dataset_size``; by default the trainer's ``log_every_n_steps``.
+        Optimizer steps between logs of the training terms; by default the trainer's
+        ``log_every_n_steps``. 0 turns them off, and needs no posterior and no ``dataset_size``.
     val_dataset_size : int or sequence of int, optional
-        Number of items of the validation set, or of each. By default the length of the data set
-        of a torch DataLoader that draws without replacement.
+        Number of items of the validation set, or of each. By default the length of the data set of
+        a torch DataLoader that draws without replacement.
     factors : callable, optional
         Takes a batch, returns its factors, of shape (M, K) or (M,), or None.
     seed : int
-        Of the noise at validation, the same each time.
+        Seed of the noise in validation, the same each time.
 
     Raises
     ------
@@ -136,11 +128,10 @@ class TCMonitor(TCMonitorMixin, Callback):
 class TCSchedule(TCScheduleMixin, Callback):
     """Sets weights of the criterion before each training step.
 
-    The criterion is that of the attachment or the module's attribute ``criterion``; weights without
-    a schedule stay as they are. The step is ``trainer.global_step``, the number of optimizer steps
-    so far: batches whose gradients are accumulated have one weight, and a training that resumes
-    from a checkpoint goes on where it stopped. (Where several optimizers step by hand, Lightning
-    counts the steps of each.)
+    The criterion is that of the attachment or of the module's attribute ``criterion``. Weights
+    without a schedule stay as they are. The step is ``trainer.global_step``, the number of
+    optimizer steps so far: accumulated batches have one weight, and a resumed training goes on
+    where it stopped. (With several optimizers Lightning counts the steps of each.)
 
     Parameters
     ----------
@@ -150,8 +141,8 @@ class TCSchedule(TCScheduleMixin, Callback):
     Raises
     ------
     TypeError, ValueError
-        If there is no schedule, or one is not callable, or has an end, or a value at step 0, that
-        the criterion refuses as this weight; at setup, if the module has no criterion.
+        If there is no schedule, one is not callable, or one starts or ends at a value that the
+        criterion refuses as this weight; at setup, if the module has no criterion.
 
     Examples
     --------
@@ -161,18 +152,3 @@ class TCSchedule(TCScheduleMixin, Callback):
     >>> schedule = TCSchedule(beta=WarmUp(6.0, steps=1000, start=1.0))
     >>> trainer = Trainer(callbacks=[schedule], logger=False, accelerator="cpu")
     """
-
-
-@hookimpl
-def tcdecomp_attach(
-    model: Any, criterion: TCDecomposition, dataset_size: int | None
-) -> Attachment | None:
-    """Add the criterion's excess over the plain KL to the loss of ``training_step``.
-
-    The step is to leave its posterior in ``self.posterior``, with its graph, and to have a KL to
-    the criterion's prior, with weight 1, in its loss. In several processes each one's excess is
-    that of its own batch, unless the criterion has ``process_group="world"``.
-    """
-    if not isinstance(model, LightningModule):
-        return None
-    return attach_to_step(model, criterion, dataset_size)

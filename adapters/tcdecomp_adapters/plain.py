@@ -1,7 +1,7 @@
-"""Plain ``torch.nn.Module`` objects: the two methods by which a model says what it is.
+"""The adapter of ``torch``: modules with a method ``encode`` or ``kl_loss`` of their own.
 
-``encode(batch)`` returns the posteriors of a batch, as a Posterior, a (mu, logvar) pair or a torch
-Normal. ``kl_loss(z, mu, logvar)`` is the KL term that the model's loss calls.
+``encode(batch)`` returns the posteriors of a batch, as (mu, logvar), a torch Normal or a Posterior.
+``kl_loss(z, mu, logvar)`` is the KL term that the model's loss calls.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from tcdecomp import Posterior, TCDecomposition, hookimpl
-from tcdecomp.minibatch.batch import KL
 from tcdecomp.plugins import Attachment
 
 __all__ = ["tcdecomp_attach", "tcdecomp_encode"]
@@ -28,7 +27,7 @@ def tcdecomp_encode(model: Any, batch: Any) -> Any:
     Raises
     ------
     TypeError
-        If that is None: a hook's None would pass for a model without ``encode``.
+        If ``encode`` returns None, which would pass for a model without it.
     """
     encode = getattr(model, "encode", None)
     if not callable(encode):
@@ -45,17 +44,16 @@ def tcdecomp_attach(
 ) -> Attachment | None:
     """Put the criterion in the place of the model's ``kl_loss``, in nats per item.
 
-    The first batch goes through the model's own ``kl_loss`` as well. If that gives another value
-    than the KL, a sum over the batch or a mean over dimensions, a warning says how many times as
-    much: the balance with the rest of the loss would change unnoticed. One that cannot be compared,
-    because it raises or gives no number, is warned of, too, and replaced all the same. A criterion
-    with a prior, or with ``validate=False``, is not compared; nor is anything under
-    ``torch.compile``.
+    The first batch goes through the model's own ``kl_loss`` as well. If its value is not the KL,
+    such as a sum over the batch or a mean over dimensions, a warning gives the ratio: the balance
+    with the rest of the loss would change unnoticed. A ``kl_loss`` that raises an error or returns
+    no number is warned of, too, and replaced all the same. Nothing is compared for a criterion with
+    a prior or with ``validate=False``, or under ``torch.compile``.
 
     Raises
     ------
     TypeError
-        If that takes other arguments than ``z``, ``mu`` and ``logvar``, in this order.
+        If ``kl_loss`` takes other arguments than ``z``, ``mu`` and ``logvar``, in this order.
     """
     method = getattr(model, "kl_loss", None)
     if not callable(method):
@@ -99,7 +97,9 @@ def _compare(attachment: _Replacing, posterior: Posterior) -> bool:
     return True
 
 
-def _plain(criterion: TCDecomposition, posterior: Posterior, kl: KL) -> Tensor:
+def _plain(
+    criterion: TCDecomposition, posterior: Posterior, kl: Literal["closed", "sampled"]
+) -> Tensor:
     """Return the criterion's value for weights of 1: nothing is estimated, and any N will do."""
     plain = TCDecomposition(kl=kl, reduction=criterion.reduction, validate=False)
     value: Tensor = plain(posterior.z, posterior.mu, posterior.logvar, len(posterior.z))
@@ -107,7 +107,7 @@ def _plain(criterion: TCDecomposition, posterior: Posterior, kl: KL) -> Tensor:
 
 
 def _original(attachment: _Replacing, posterior: Posterior) -> Tensor:
-    """Return the value of the replaced method, at no cost to random numbers and gradients."""
+    """Return the value of the replaced method, without a trace in random numbers and gradients."""
     working = posterior.in_working_precision()
     devices = [working.z.device] if working.z.is_cuda else []
     with torch.no_grad(), torch.random.fork_rng(devices):

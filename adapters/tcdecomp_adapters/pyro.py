@@ -10,8 +10,7 @@ from pyro.infer.elbo import ELBOModule
 from torch import Tensor
 
 from tcdecomp import Posterior, TCDecomposition, hookimpl
-from tcdecomp._checks import check_criterion
-from tcdecomp.plugins import Attachment
+from tcdecomp.plugins import Attachment, check_criterion
 
 __all__ = ["tcdecomp_attach"]
 
@@ -20,12 +19,12 @@ __all__ = ["tcdecomp_attach"]
 def tcdecomp_attach(
     model: Any, criterion: TCDecomposition, dataset_size: int | None
 ) -> Attachment | None:
-    """Add the criterion's excess over the plain KL to the loss of an ELBO, at pyro's own scale.
+    """Add the criterion minus the plain KL to the loss of an ELBO, at pyro's own scale.
 
-    The guide is to have one latent site, ``Normal(mu, scale).to_event(1)`` in one plate, whose
-    prior in the model is ``Normal(0, 1).to_event(1)``. To the loss, a sum over the plate, comes
-    the sum of the rows' excess times the site's scale: N / M where the plate subsamples, the
-    weight of ``poutine.scale`` where the KL is annealed. A plate that subsamples states N.
+    The guide must have one latent site, ``Normal(mu, scale).to_event(1)`` in one plate, and its
+    prior in the model must be ``Normal(0, 1).to_event(1)``. Pyro's loss is a sum over the plate,
+    times the site's scale (N / M if the plate subsamples, the weight of ``poutine.scale``); so is
+    what is added. A plate that subsamples states N.
 
     Raises
     ------
@@ -53,8 +52,7 @@ def _loss(attachment: Attachment, model_trace: Any, guide_trace: Any) -> tuple[A
     site = _latent(model_trace, guide_trace)
     posterior = _posterior(site)
     _check_prior(model_trace.nodes[site["name"]], posterior)
-    size = _size(site, attachment.dataset_size)
-    mean = attachment.excess(posterior.z, posterior.mu, posterior.logvar, size)
+    mean = attachment.excess(posterior.z, posterior.mu, posterior.logvar, _stated_size(site))
     excess = (mean.expand(len(posterior.z)) * site["scale"]).sum()
     return loss + excess.item(), surrogate + excess
 
@@ -72,7 +70,7 @@ def _latent(model_trace: Any, guide_trace: Any) -> dict[str, Any]:
 
 
 def _posterior(site: dict[str, Any]) -> Posterior:
-    """Return the guide's posteriors, of which pyro's KL is the sum over the rows, times a scale."""
+    """Return the guide's posteriors."""
     must = f"site {site['name']!r} of the guide must be Normal(mu, scale).to_event(1) in one plate"
     plates = [frame.name for frame in site["cond_indep_stack"]]
     dims = len(site["fn"].event_shape)
@@ -94,17 +92,10 @@ def _normal(site: dict[str, Any], z: Tensor, must: str) -> Posterior:
     try:
         return Posterior.from_normal(site["fn"], z)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{must}: {error}") from error
+        raise ValueError(f"{must}: {error}") from error
 
 
-def _size(site: dict[str, Any], given: int | None) -> int | None:
-    """Return N: the plate's if it subsamples, for else its size may be that of a batch."""
+def _stated_size(site: dict[str, Any]) -> int | None:
+    """Return the size of a plate that subsamples; else the plate may be as large as the batch."""
     (plate,) = site["cond_indep_stack"]
-    if plate.full_size in (None, plate.size):
-        return given
-    if given not in (None, plate.full_size):
-        raise ValueError(
-            f"dataset_size must be the size of plate {plate.name!r}, {plate.full_size}, or be left "
-            f"out; got {given}"
-        )
-    return int(plate.full_size)
+    return None if plate.full_size in (None, plate.size) else int(plate.full_size)

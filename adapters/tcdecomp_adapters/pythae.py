@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pythae import models
 from pythae.trainers.training_callbacks import TrainingCallback
 from torch import Tensor, nn
 
-from tcdecomp import TCDecomposition, hookimpl
-from tcdecomp._checks import check_criterion
-from tcdecomp.plugins import Attachment, NoAdapterError
+from tcdecomp import NoAdapterError, TCDecomposition, hookimpl
+from tcdecomp.plugins import Attachment, check_criterion
 
 __all__ = ["TCMonitor", "tcdecomp_attach", "tcdecomp_encode"]
 
-
-def _batch(recon_x: Any, x: Any, mu: Tensor, log_var: Tensor, z: Tensor) -> tuple[Tensor, ...]:
-    return z, mu, log_var
-
-
-def _infovae_batch(
-    recon_x: Any, x: Any, z: Tensor, z_prior: Any, mu: Tensor, log_var: Tensor
-) -> tuple[Tensor, ...]:
-    return z, mu, log_var
-
-
-class _Loss(NamedTuple):
-    """The weight of the KL in the loss of a model as it is now, and (z, mu, logvar) of a call."""
-
-    kl_weight: Callable[[Any], float]
-    batch: Callable[..., tuple[Tensor, ...]] = _batch
-
-
-# The models whose loss holds the KL to the standard normal, times a weight.
-_LOSSES: dict[type, _Loss] = {
-    models.VAE: _Loss(lambda model: 1.0),
-    models.BetaVAE: _Loss(lambda model: model.beta),
-    models.MSSSIM_VAE: _Loss(lambda model: model.beta),
-    models.INFOVAE_MMD: _Loss(lambda model: 1 - model.alpha, _infovae_batch),
+# The models whose loss holds the KL to the standard normal, times this weight.
+_KL_WEIGHTS: dict[type, Any] = {
+    models.VAE: lambda model: 1.0,
+    models.BetaVAE: lambda model: model.beta,
+    models.MSSSIM_VAE: lambda model: model.beta,
+    models.INFOVAE_MMD: lambda model: 1 - model.alpha,
 }
 
 _SAMPLES = "weighs several samples of each item by their importance, so that no KL stands alone"
@@ -51,7 +33,7 @@ _REFUSALS: dict[type, str] = {
     models.FactorVAE: "has a total-correlation term of its own; a VAE with beta = 1 + gamma has "
     "its objective",
     models.DisentangledBetaVAE: "trains the KL's distance from a capacity, not the KL",
-    models.VAMP: "has a mixture as its prior, and the terms are those of a factorised one",
+    models.VAMP: "has a mixture as its prior, and the terms need a factorised one",
     models.VAEGAN: "trains encoder and decoder with losses of their own",
     models.Adversarial_AE: "has no KL",
     models.IWAE: _SAMPLES,
@@ -91,13 +73,12 @@ def tcdecomp_encode(model: Any, batch: Any) -> tuple[Tensor, Tensor] | None:
 def tcdecomp_attach(
     model: Any, criterion: TCDecomposition, dataset_size: int | None
 ) -> Attachment | None:
-    """Add the criterion's excess over the plain KL to the loss, times the model's weight on its KL.
+    """Add the criterion minus the plain KL to the loss, times the model's weight on its KL.
 
-    pythae's trainers state N, each set's own, so that ``dataset_size`` may be left out. Where it is
-    given, it is that of the training set, and the trainer has to agree. In eval mode only a call
-    with ``dataset_size=`` states it. A pass without is run for something else, ``embed`` or
-    ``reconstruct``: its loss is pythae's own in eval mode, and None in train mode, where that would
-    be the wrong one.
+    pythae's trainers state N, of the training set and of the validation set, so that
+    ``dataset_size`` may be left out. A pass in eval mode that states no N, as in ``embed`` or
+    ``reconstruct``, has pythae's own loss. In train mode its loss is None if ``dataset_size`` was
+    left out.
 
     Raises
     ------
@@ -107,15 +88,14 @@ def tcdecomp_attach(
     TypeError
         If the model's posterior is not a diagonal Gaussian.
     ValueError
-        If the KL to the standard normal, times a weight, is not a term of the model's loss, or the
-        model has such terms of its own; if the criterion has a prior, or does not average over the
-        batch.
+        If the model's loss is not known to contain the KL to the standard normal, times a weight;
+        or the criterion has a prior, or does not average over the batch.
     """
     family = _family(model, "kl_loss(z, mu, logvar)", "forward", "loss_function")
     if family is None:
         return None
     _check_gaussian(family, model)
-    if family not in _LOSSES:
+    if family not in _KL_WEIGHTS:
         raise ValueError(
             "model must have the KL to the standard normal, times a weight, in its loss; got "
             f"{family.__name__}, which {_REFUSALS[family]}"
@@ -128,10 +108,10 @@ class TCMonitor(TrainingCallback):
     """Adds the terms to what pythae's trainer logs after each epoch, in nats per item.
 
     The keys are ``train_index_code_mi``, ``train_total_correlation``, ``train_dimension_wise_kl``
-    and ``train_kl``, and with a validation set the same with ``eval_``: means over the epoch's
-    batches, as pythae's own ``train_epoch_loss`` is. The callbacks after it in the trainer's list
-    see them, so it goes before ``WandbCallback`` and its like. Each step costs one more evaluation
-    of the terms, without gradients.
+    and ``train_kl``, and with a validation set the same with ``eval_``. They are means over the
+    epoch's batches, as pythae's own ``train_epoch_loss`` is. Put the monitor before
+    ``WandbCallback`` and its like in the trainer's list: a callback sees what those before it have
+    added. Each step costs one more evaluation of the terms, without gradients.
 
     Raises
     ------
@@ -189,8 +169,8 @@ def _attachment(model: Any) -> Attachment:
 def _family(model: Any, seam: str, *methods: str) -> type | None:
     """Return the pythae class whose methods of these names the model has, or None.
 
-    A subclass with a forward or a loss of its own is not pythae's to know: it says itself what it
-    is, by the seam, a method that any ``torch.nn.Module`` may have.
+    pythae does not know a subclass with a forward or a loss of its own. Such a class tells what it
+    is by the seam, a method that any ``torch.nn.Module`` may have.
     """
     if not isinstance(model, models.BaseAE):
         return None
@@ -208,7 +188,7 @@ def _family(model: Any, seam: str, *methods: str) -> type | None:
 
 
 def _check_gaussian(family: type, model: Any) -> None:
-    known = family in _LOSSES or family in _REFUSALS
+    known = family in _KL_WEIGHTS or family in _REFUSALS
     if not known or getattr(model, "deterministic_posterior", False):
         raise TypeError(
             "model must be one of those of pythae that are known to have a diagonal Gaussian "
@@ -217,7 +197,7 @@ def _check_gaussian(family: type, model: Any) -> None:
 
 
 class _LossAttachment(Attachment):
-    """An attachment to the loss, which also hears the N that the call of the model states."""
+    """An attachment to the loss that also hears which N a call of the model states."""
 
     def __init__(
         self, model: Any, family: type, criterion: TCDecomposition, dataset_size: int | None
@@ -226,25 +206,13 @@ class _LossAttachment(Attachment):
             model, "loss_function", _loss_function, criterion, dataset_size, stated=True
         )
         self.family = family
+        self.names = tuple(inspect.signature(self.original).parameters)
         self.heard: int | None = None
         self._hook = model.register_forward_pre_hook(_hear, with_kwargs=True)
 
     def detach(self) -> None:
         super().detach()
         self._hook.remove()
-
-    def size(self) -> int | None:
-        """Return N of the data that this call's batch was drawn from, or None if nobody says it."""
-        stated, self.heard = self.heard, None
-        given = self.dataset_size
-        if given is None or not self.model.training:
-            return stated
-        if stated is not None and stated != given:
-            raise ValueError(
-                "dataset_size must be the number of items of the training set; attach was given "
-                f"{given}, and this step says {stated}"
-            )
-        return given
 
 
 def _hear(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -253,22 +221,22 @@ def _hear(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
 
 
 def _loss_function(attachment: _LossAttachment, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-    size, model = attachment.size(), attachment.model
+    stated, attachment.heard = attachment.heard, None
+    model = attachment.model
     loss, *parts = attachment.original(*args, **kwargs)
-    if size is None:
-        return None if model.training else loss, *parts
-    kl_weight, batch = _LOSSES[attachment.family]
-    z, mu, logvar = batch(*args, **kwargs)
-    return loss + kl_weight(model) * _excess(attachment, z, mu, logvar, size), *parts
-
-
-def _excess(attachment: Attachment, z: Tensor, mu: Tensor, logvar: Tensor, size: int) -> Tensor:
+    if stated is None and not model.training:
+        return loss, *parts
+    if stated is None and attachment.dataset_size is None:
+        return None, *parts
+    batch = {**dict(zip(attachment.names, args, strict=False)), **kwargs}
+    z, mu, logvar = (batch[name] for name in ("z", "mu", "log_var"))
     try:
-        return attachment.excess(z, mu, logvar, size)
+        excess = attachment.excess(z, mu, logvar, stated)
     except ValueError as error:
-        if len(z) == 1:
-            error.add_note(
-                "pythae's trainers keep the last batch: choose a batch size with which the items "
-                "of the set leave no remainder of 1"
-            )
-        raise
+        if len(z) > 1:
+            raise
+        raise ValueError(
+            f"{error}. pythae's trainers keep the last batch: choose a batch size with which the "
+            "items of the set leave no remainder of 1"
+        ) from error
+    return loss + _KL_WEIGHTS[attachment.family](model) * excess, *parts

@@ -15,13 +15,12 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from tcdecomp import Posterior, TCDecomposition, hookimpl
-from tcdecomp._checks import check_criterion
-from tcdecomp.plugins import Attachment
+from tcdecomp.plugins import Attachment, check_criterion
 
 __all__ = ["tcdecomp_attach", "tcdecomp_encode"]
 
-# The losses that hold kl_weight * KL(qz || N(0, 1)), by what they do with a batch's rows. An
-# inherited one counts; one that a subclass overrides is another.
+# The losses that hold kl_weight * KL(qz || N(0, 1)), by their reduction over a batch's rows. A
+# subclass that inherits one is served, one that overrides it is not.
 _MEAN = (VAE.loss, TOTALVAE.loss, MULTIVAE.loss)
 _SUM = (PEAKVAE.loss,)
 _LOGGED = ("index_code_mi", "total_correlation", "dimension_wise_kl")
@@ -31,12 +30,11 @@ _LOGGED = ("index_code_mi", "total_correlation", "dimension_wise_kl")
 def tcdecomp_encode(model: Any, batch: Any) -> Posterior | None:
     """Return ``qz`` of the module's inference, and the ``z`` that it has drawn from it.
 
-    ``batch`` is the dictionary of tensors that scvi's data loaders yield.
-
     Raises
     ------
     TypeError, ValueError
-        If the batch is no dictionary, or inference gives no Normal ``qz`` with one sample ``z``.
+        If the batch is no dictionary of tensors, as scvi's data loaders yield it, or inference
+        gives no Normal ``qz`` with one sample ``z``.
     """
     module = _module_of(model)
     if module is None:
@@ -53,17 +51,16 @@ def tcdecomp_encode(model: Any, batch: Any) -> Posterior | None:
 def tcdecomp_attach(
     model: Any, criterion: TCDecomposition, dataset_size: int | None
 ) -> Attachment | None:
-    """Add the criterion's excess over the plain KL to the module's loss, times ``kl_weight``.
+    """Add the criterion minus the plain KL to the module's loss, times ``kl_weight``.
 
-    The training plan states N, the number of training cells. Each training step logs its terms,
-    which end up in ``model.history`` as ``index_code_mi_train``, ``total_correlation_train`` and
-    ``dimension_wise_kl_train``. Where no gradient is wanted, in validation and in the model's own
-    evaluations, the loss stays scvi's.
+    The training plan states N, the number of training cells. Each training step logs its terms:
+    ``model.history`` has ``index_code_mi_train``, ``total_correlation_train`` and
+    ``dimension_wise_kl_train``. Without gradients, as in validation, the loss stays scvi's.
 
     Raises
     ------
     TypeError
-        If the module's loss is none of those whose KL is known, that of SCANVI say.
+        If the module's loss is not one whose KL is known, as that of SCANVI is not.
     ValueError
         If the criterion has a prior of its own, or a reduction other than "mean"; in a training
         step, if the module's own prior on z is not N(0, 1).
@@ -99,14 +96,13 @@ def _loss(
     output = attachment.original(
         tensors, inference_outputs, generative_outputs, kl_weight=kl_weight, **options
     )
-    # Not the module's mode: a second train() of scvi's leaves it in eval. A validation step is
-    # handed the N of the training set, and other callers none.
+    # Not the module's mode: a second train() of scvi's leaves it in eval. A validation step states
+    # the N of the training set, and other callers none.
     if not torch.is_grad_enabled():
         return output
     _check_prior(attachment.model, generative_outputs)
     posterior = _posterior(attachment.model, inference_outputs)
-    size = _size(n_obs, attachment.dataset_size)
-    terms = attachment.decompose(posterior.z, posterior.mu, posterior.logvar, size)
+    terms = attachment.decompose(posterior.z, posterior.mu, posterior.logvar, n_obs)
     rows = len(posterior.z) if type(attachment.model).loss in _SUM else 1
     logged = {name: getattr(terms, name).detach() for name in _LOGGED}
     return replace(
@@ -122,20 +118,11 @@ def _module_of(model: Any) -> BaseModuleClass | None:
 
 
 def _with_n_obs(loss: Any) -> inspect.Signature:
-    """Return a method's signature with ``n_obs`` in it, upon which the training plan passes it."""
+    """Return a method's signature with ``n_obs`` added, so that the training plan passes N."""
     signature = inspect.signature(loss)
     _, *parameters = signature.parameters.values()  # but self
     n_obs = inspect.Parameter("n_obs", inspect.Parameter.KEYWORD_ONLY, default=None)
     return signature.replace(parameters=[*parameters, n_obs])
-
-
-def _size(stated: int | None, given: int | None) -> int | None:
-    if None not in (stated, given) and stated != given:
-        raise ValueError(
-            f"dataset_size must be the number of training cells, {stated}, or be left out; "
-            f"got {given}"
-        )
-    return given if stated is None else stated
 
 
 def _posterior(module: BaseModuleClass, outputs: Mapping[str, Any]) -> Posterior:
@@ -146,28 +133,21 @@ def _posterior(module: BaseModuleClass, outputs: Mapping[str, Any]) -> Posterior
     try:
         return Posterior.from_normal(qz, outputs.get("z"))
     except (TypeError, ValueError) as error:
-        raise type(error)(
+        raise ValueError(
             f"{type(module).__name__}.inference must give a Normal qz of shape (M, D), and z, one "
             f"sample of it: {error}"
         ) from error
 
 
 def _check_prior(module: BaseModuleClass, outputs: Mapping[str, Any]) -> None:
-    """Refuse another prior than N(0, 1) where the loss takes its KL to what ``generative`` gives.
-
-    The other losses have N(0, 1) written into them.
-    """
+    """Refuse a pz that is not N(0, 1), if the loss uses it; other losses have N(0, 1) inside."""
     pz = outputs.get("pz")
-    if type(module).loss is not VAE.loss or (isinstance(pz, Normal) and _is_standard(pz)):
-        return
-    raise ValueError(
-        f"{type(module).__name__}.generative must give the prior pz = Normal(0, 1), to which the "
-        f"terms are; got {pz}"
-    )
-
-
-def _is_standard(normal: Normal) -> bool:
-    return not normal.loc.any() and bool((normal.scale == 1).all())
+    standard = isinstance(pz, Normal) and not pz.loc.any() and bool((pz.scale == 1).all())
+    if type(module).loss is VAE.loss and not standard:
+        raise ValueError(
+            f"{type(module).__name__}.generative must give pz = Normal(0, 1), the prior of the "
+            f"terms; got {pz}"
+        )
 
 
 def _check_untransformed(module: BaseModuleClass) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -12,36 +12,34 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from tcdecomp import Posterior, TCDecomposition, mig_score
-from tcdecomp._checks import check_finite
-from tcdecomp.metrics.discretization import Binning
-from tcdecomp.minibatch.batch import KL, checked_size
-from tcdecomp.minibatch.estimators import Estimator
-from tcdecomp.priors import Prior
+from tcdecomp.metrics import mig_scorer
+from tcdecomp.plugins import checked_int
 
 __all__ = ["MIG", "KLTerms"]
+
+_NAMES = ("index_code_mi", "total_correlation", "dimension_wise_kl", "kl")
 
 
 class KLTerms(Metric):
     """Index-code MI, total correlation, dimension-wise KL and KL, averaged over all rows.
 
     ``compute()`` returns a dict of scalars, in nats per item: ``index_code_mi``,
-    ``total_correlation``, ``dimension_wise_kl`` and, unless ``kl="sampled"``, ``kl``: the mean of
-    what :func:`tcdecomp.decompose` makes of each batch, weighted by the batch's rows, and over the
-    rows of all processes. Each batch is to be a random part of its set. One of a single row says
-    nothing about q(z) and is left out; where there is no other, the values are NaN, with a warning.
+    ``total_correlation``, ``dimension_wise_kl`` and, unless the criterion has ``kl="sampled"``,
+    ``kl``. Each is the mean of what :func:`tcdecomp.decompose` makes of each batch, weighted by the
+    batch's rows, over all processes. Each batch must be a random part of its set. A batch of a
+    single row is left out; without any other the values are NaN, with a warning.
 
-    Sums are kept in the metric's dtype, on its device: four numbers and a count, whatever the
-    number of batches. Where many thousands are summed, ``set_dtype(torch.float64)`` keeps all
-    digits.
+    The metric keeps four sums and a count, in its own dtype and on its device. If you sum many
+    thousands of batches, ``set_dtype(torch.float64)`` keeps all digits.
 
     Parameters
     ----------
     dataset_size : int
         N, the number of items of the set that the batches are drawn from: for a validation metric,
         the size of the whole validation set, in every process.
-    estimator, prior, kl : optional
-        As in :func:`tcdecomp.decompose`. A clone of the metric has a prior of its own: make the
-        metrics of a learned prior one by one.
+    criterion : TCDecomposition, optional
+        Its estimator, prior and kl are used, its weights are not. A clone of the metric has a prior
+        of its own: make the metrics of a learned prior one by one.
     **options
         Those of every ``torchmetrics.Metric``.
 
@@ -69,19 +67,21 @@ class KLTerms(Metric):
     rows: Tensor
 
     def __init__(
-        self,
-        dataset_size: SupportsIndex,
-        *,
-        estimator: str | Estimator = "mss",
-        prior: Prior = None,
-        kl: KL = "closed",
-        **options: Any,
+        self, dataset_size: int, *, criterion: TCDecomposition | None = None, **options: Any
     ) -> None:
         super().__init__(**options)
-        self.dataset_size = checked_size(dataset_size)
-        self.criterion = TCDecomposition(estimator=estimator, prior=prior, kl=kl, validate=True)
-        names = ["index_code_mi", "total_correlation", "dimension_wise_kl", "kl"]
-        self.names = names if kl == "closed" else names[:3]
+        self.dataset_size = checked_int("dataset_size", dataset_size, 1)
+        given = TCDecomposition() if criterion is None else criterion
+        if not isinstance(given, TCDecomposition):
+            raise TypeError(f"criterion must be a TCDecomposition; got {type(given).__name__}")
+        self.criterion = TCDecomposition(
+            estimator=given.estimator,
+            prior=given.prior,
+            kl=given.kl,
+            kernel=given.kernel,
+            validate=True,
+        )
+        self.names = _NAMES if given.kl == "closed" else _NAMES[:3]
         self.add_state("sums", torch.zeros(len(self.names)), dist_reduce_fx="sum")
         self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
 
@@ -98,9 +98,9 @@ class KLTerms(Metric):
             refused: draw one with ``Posterior(z, mu, logvar).sample()``.
         """
         posterior = _posterior(z, mu, logvar)
-        moments = posterior.z, posterior.mu, posterior.logvar
         rows = len(posterior.mu)
         if rows > 1:
+            moments = posterior.z, posterior.mu, posterior.logvar
             terms = self.criterion.decompose(*moments, self.dataset_size)
             values = torch.stack([getattr(terms, name) for name in self.names])
             self.sums = self.sums + rows * values.to(self.sums.dtype)
@@ -118,14 +118,12 @@ class KLTerms(Metric):
 class MIG(Metric):
     """The mutual information gap of all codes and factors, of all processes.
 
-    ``compute()`` returns what :func:`tcdecomp.mig_score` makes of all rows together, a scalar of
-    the metric's dtype. All rows are kept, where the batches were; ``compute_on_cpu=True`` moves
-    them to the CPU. Items that a sampler repeats, so that all processes get equally many, count
-    each time.
+    ``compute()`` returns :func:`tcdecomp.mig_score` of all rows together, a scalar of the metric's
+    dtype. All rows are kept on the device of their batch; ``compute_on_cpu=True`` moves them to the
+    CPU. Items that a sampler repeats, so that all processes get equally many, count each time.
 
-    The bins stretch over all codes: a batch's score is not a part of the whole one, and a batch in
-    which some factor has a single value has none. Call ``update``, rather than the metric itself,
-    unless every batch is large.
+    The bins stretch over all codes. So a batch's score is no part of the whole one, and a batch in
+    which some factor has a single value has none: call ``update``, not the metric itself.
 
     Parameters
     ----------
@@ -167,12 +165,12 @@ class MIG(Metric):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        Binning(n_bins, strategy)
         self.options: dict[str, Any] = {
             "n_bins": n_bins,
             "strategy": strategy,
             "discrete_factors": discrete_factors,
         }
+        mig_scorer(**self.options)  # which refuses what is out of range
         self.add_state("codes", [], dist_reduce_fx="cat")
         self.add_state("factors", [], dist_reduce_fx="cat")
 
@@ -186,12 +184,9 @@ class MIG(Metric):
         factors : Tensor, shape (M, K) or (M,)
             The true factors of the same items.
         """
+        if isinstance(factors, Tensor) and factors.dim() == 1:
+            factors = factors.unsqueeze(1)
         batch = {"codes": codes, "factors": factors}
-        for name, tensor in batch.items():
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"{name} must be a torch.Tensor; got {type(tensor).__name__}")
-        if factors.dim() == 1:
-            batch["factors"] = factors.unsqueeze(1)
         for name, tensor in batch.items():
             self._check(name, tensor)
         if len(codes) != len(factors):
@@ -202,13 +197,19 @@ class MIG(Metric):
         for name, tensor in batch.items():
             getattr(self, name).append(tensor.detach())
 
-    def _check(self, name: str, tensor: Tensor) -> None:
+    def _check(self, name: str, tensor: Any) -> None:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor; got {type(tensor).__name__}")
         earlier = getattr(self, name)[:1]
         columns = earlier[0].shape[1] if earlier else None
         if tensor.dim() != 2 or columns not in (None, tensor.shape[1]):
             expected = f"(M, {columns or 'columns'}), one row per item"
             raise ValueError(f"{name} must have shape {expected}; got {tuple(tensor.shape)}")
-        check_finite(name, tensor)
+        if len(bad := (~tensor.isfinite()).nonzero()):
+            row, column = bad[0].tolist()
+            raise ValueError(
+                f"{name} must be finite; got {tensor[row, column]} at row {row}, column {column}"
+            )
 
     def compute(self) -> Tensor:
         """Return the gap, in [0, 1]."""
@@ -236,8 +237,7 @@ def _posterior(z: Tensor | Posterior, mu: Tensor | None, logvar: Tensor | None) 
 def _gather_rows(tensor: Tensor, group: Any = None) -> list[Tensor]:
     """Return the tensors of all processes that have rows.
 
-    In place of a process without any, torchmetrics' own gathering expects a tensor of the same
-    dtype and number of dimensions, of which such a process does not know.
+    torchmetrics' own gathering fails where a process has none: it does not know dtype and shape.
     """
     parts: list[Any] = [None] * distributed.get_world_size(group)
     distributed.all_gather_object(parts, tensor.cpu(), group=group)

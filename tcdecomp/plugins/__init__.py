@@ -1,6 +1,7 @@
-"""Which adapter serves which model, and what it does: encode a batch, attach a criterion."""
+"""Which adapter serves which model, and what adapters are made of."""
 
-from tcdecomp.plugins.attachment import Attachment
+from tcdecomp._checks import checked_int
+from tcdecomp.plugins.attachment import Attachment, check_criterion, for_own_rows
 from tcdecomp.plugins.hooks import hookimpl
 from tcdecomp.plugins.models import as_posterior, attach, encode
 from tcdecomp.plugins.registry import NoAdapterError, Status, register, survey, unregister
@@ -11,7 +12,10 @@ __all__ = [
     "Status",
     "as_posterior",
     "attach",
+    "check_criterion",
+    "checked_int",
     "encode",
+    "for_own_rows",
     "hookimpl",
     "register",
     "survey",

@@ -1,21 +1,20 @@
-"""How adapters replace a method of one model, and undo it."""
+"""How an adapter replaces a method of one model, and undoes it."""
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
-from types import MethodType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from types import MethodType
+from typing import Any, TypeVar
 
 from torch import Tensor, no_grad
 
+from tcdecomp.loss import TCDecomposition
 from tcdecomp.posterior import Posterior
+from tcdecomp.terms import Terms
 
-if TYPE_CHECKING:
-    from tcdecomp.loss import TCDecomposition
-    from tcdecomp.terms import Terms
-
-__all__ = ["Attachment"]
+__all__ = ["Attachment", "check_criterion", "for_own_rows"]
 
 _CRITERION = "tcdecomp_criterion"
 _RECORD = "_tcdecomp_attachment"
@@ -26,19 +25,13 @@ Answer = TypeVar("Answer")
 class Attachment:
     """A method of one model instance, replaced until :meth:`detach`.
 
-    The attachment stands in the method's place, on the instance: its class and other instances
-    keep theirs. The criterion becomes the model's attribute ``tcdecomp_criterion``, so that a
-    learned prior is trained by optimizers made afterwards, moves with the model and is saved with
-    it; a criterion without parameters adds nothing to the state dict. A copy of the model, deep
-    or from a pickle, carries an attachment of its own: ``Attachment.of(copy)``.
+    Other instances keep their method. The criterion becomes the model's attribute
+    ``tcdecomp_criterion``: a learned prior is saved and moved with the model, and trained by
+    optimizers that are made afterwards. A copy of the model, deep or from a pickle, carries an
+    attachment of its own, ``Attachment.of(copy)``. A ``with`` block detaches at its end.
 
-    The replacement adds :meth:`excess` to a loss that has its KL inside, or returns :meth:`loss` in
-    the KL's place. Either keeps the step's posterior, without its graph, so that whoever logs can
-    have its :meth:`terms`. As a context manager it detaches at the end.
-
-    Whether the model's loss calls the method at all is not known before it does: where it goes past
-    it, the model trains with its own KL, and :meth:`terms` stays None. Look there after a first
-    step.
+    The replacement adds :meth:`excess` to a loss that contains the KL, or returns :meth:`loss` in
+    place of the KL. Both keep the posterior of the step, without its graph, for :meth:`terms`.
 
     Parameters
     ----------
@@ -47,34 +40,33 @@ class Attachment:
     method : str
         Name of the method.
     replacement : callable
-        Called as ``replacement(attachment, *args, **kwargs)`` in place of the method. It takes
-        :attr:`original`, ``model``, :attr:`criterion` and ``dataset_size`` from the
-        attachment: a closure over the model would keep the original's in a copy. Only a function
-        at a module's top level can be pickled.
+        Called as ``replacement(attachment, *args, **kwargs)`` in place of the method: a function
+        at a module's top level, which can be pickled, and which takes model and criterion from the
+        attachment, since a closure would keep the original's in a copy.
     criterion : TCDecomposition
         What the model trains with.
     dataset_size : int or None
-        N, the number of items of the training set. None where the framework states it in each
-        step, and only there.
+        N, the number of items of the training set. None if the framework states it in each step.
     stated : bool
-        Whether it does, so that the replacement can pass it on to :meth:`loss` or :meth:`excess`.
+        Whether it does. The replacement then passes N on to :meth:`loss` or :meth:`excess`.
     signature : inspect.Signature, optional
-        What ``inspect.signature`` shows of the method, for a framework that reads there which
-        arguments it takes; by default the original's.
+        What the method shows to a framework that looks which arguments it takes; by default the
+        original's.
 
     Raises
     ------
     ValueError
         If the model already carries an attachment, or N is neither given nor stated.
     TypeError
-        If the model cannot hold attributes of its own, or has no such method of its own: a wrapper
-        that passes the method on has not, and the wrapped model would not see the replacement.
+        If the model cannot hold attributes, or has no such method of its own (a wrapper passes on
+        that of another model), or the method is a special one such as ``__call__``, which Python
+        looks up on the class.
 
     Examples
     --------
     >>> import torch
     >>> from tcdecomp import TCDecomposition
-    >>> from tcdecomp.plugins.attachment import Attachment
+    >>> from tcdecomp.plugins import Attachment
     >>> def add_size(attachment, x):
     ...     return attachment.original(x) + attachment.dataset_size
     >>> model = torch.nn.Identity()
@@ -136,7 +128,7 @@ class Attachment:
     def loss(
         self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int | None = None
     ) -> Tensor:
-        """Return the criterion's value for a batch, and keep its posterior for :meth:`terms`.
+        """Return the criterion's value for a batch, and keep the posterior for :meth:`terms`.
 
         Parameters
         ----------
@@ -144,7 +136,7 @@ class Attachment:
             As in :meth:`TCDecomposition.forward <tcdecomp.TCDecomposition.forward>`.
         dataset_size : int, optional
             N of the data that this batch was drawn from, where the framework states it. By default
-            the attachment's.
+            the attachment's. In train mode the two must agree.
         """
         loss: Tensor = self._ask(self.criterion, z, mu, logvar, dataset_size)
         return loss
@@ -152,27 +144,36 @@ class Attachment:
     def excess(
         self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int | None = None
     ) -> Tensor:
-        """Return what the criterion adds to the plain KL, and keep the posterior as :meth:`loss`.
+        """Return the criterion minus the plain KL, and keep the posterior as :meth:`loss` does.
 
-        Times the framework's own weight on its KL, where it has one; 0 with weights of 1.
+        Multiply it by the framework's own weight on its KL. It is 0 with weights of 1.
         """
         return self._ask(self.criterion.excess_of, z, mu, logvar, dataset_size)
 
     def decompose(
         self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int | None = None
     ) -> Terms:
-        """Return the terms of a batch, with their graph, and keep the posterior as :meth:`loss`.
+        """Return the terms with their graph, and keep the posterior as :meth:`loss` does.
 
-        For a framework that logs them in each step: the criterion's ``excess(terms)`` is what its
-        loss lacks.
+        For a framework that logs the terms in each step: ``criterion.excess(terms)`` is what to
+        add to its loss.
         """
         return self._ask(self.criterion.decompose, z, mu, logvar, dataset_size)
 
-    def terms(self) -> Terms | None:
-        """Return the terms of the last batch, without a graph; None before the first.
+    def terms(self, *, all_processes: bool = False) -> Terms | None:
+        """Return the terms of the last batch, without a graph.
 
-        They are computed here, from the posterior that the step left: training does not wait for
-        terms that nobody asks for. None after a step means that the step did not use the criterion.
+        They are computed in this call, from the posterior of the last step. None means that no
+        step has used the criterion: look here after a first step, since a loss that goes past the
+        replaced method trains with its own KL.
+
+        Parameters
+        ----------
+        all_processes : bool
+            By default the terms are estimated from the rows of this process, so that one process
+            can log alone. True takes the rows of all processes in the criterion's
+            ``process_group``. Then all of them must call, or the call waits until the group's
+            timeout.
 
         Raises
         ------
@@ -183,31 +184,10 @@ class Attachment:
             raise ValueError(f"{self!r} must be attached to have terms; it was detached")
         if self._last is None:
             return None
+        criterion = self.criterion if all_processes else for_own_rows(self.criterion)
         posterior, size = self._last
         with no_grad():
-            terms: Terms = self.criterion.decompose(
-                posterior.z, posterior.mu, posterior.logvar, size
-            )
-        return terms
-
-    def _ask(
-        self,
-        question: Callable[..., Answer],
-        z: Tensor,
-        mu: Tensor,
-        logvar: Tensor,
-        stated: int | None,
-    ) -> Answer:
-        size = self.dataset_size if stated is None else stated
-        if size is None:
-            raise ValueError(
-                f"dataset_size must be given to attach, since {type(self.model).__name__} did not "
-                "state it in this step"
-            )
-        answer = question(z, mu, logvar, size)
-        # Detached: a graph kept on the model breaks deepcopy.
-        self._last = Posterior(z, mu, logvar).detach(), size
-        return answer
+            return criterion.decompose(posterior.z, posterior.mu, posterior.logvar, size)
 
     def detach(self) -> None:
         """Give the model its own method back, and take the criterion off it.
@@ -215,8 +195,8 @@ class Attachment:
         Raises
         ------
         ValueError
-            If it was detached before, or something else has taken the method's place since, a
-            wrapper around the attachment say. Nothing is changed then.
+            If it was detached before, or something else, a wrapper say, has taken the method's
+            place since. Then nothing is changed.
         """
         attributes = vars(self.model)
         if attributes.get(_RECORD) is not self:
@@ -233,6 +213,36 @@ class Attachment:
             attributes[self.method] = self._previous
         delattr(self.model, _CRITERION)
 
+    def _ask(
+        self,
+        question: Callable[..., Answer],
+        z: Tensor,
+        mu: Tensor,
+        logvar: Tensor,
+        stated: int | None,
+    ) -> Answer:
+        size = self._size(stated)
+        answer = question(z, mu, logvar, size)
+        # Detached: a graph kept on the model breaks deepcopy.
+        self._last = Posterior(z, mu, logvar).detach(), size
+        return answer
+
+    def _size(self, stated: int | None) -> int:
+        """Return N of a step: the stated one, or else that of the attachment."""
+        given = self.dataset_size
+        size = given if stated is None else stated
+        if size is None:
+            raise ValueError(
+                f"dataset_size must be given to attach, since {type(self.model).__name__} did not "
+                "state it in this step"
+            )
+        if given not in (None, size) and getattr(self.model, "training", True):
+            raise ValueError(
+                f"dataset_size must be left out of attach, or be the N that the "
+                f"{type(self.model).__name__} states for its training set, {size}; got {given}"
+            )
+        return size
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the replacement."""
         return self._replacement(self, *args, **kwargs)
@@ -245,20 +255,46 @@ class Attachment:
         # Frameworks unwrap once: they are to see through a decorator of the original as before.
         return MethodType(inspect.unwrap(function), self.model)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Attachment:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.detach()
 
     def __repr__(self) -> str:
         name = f"{type(self.model).__name__}.{self.method}"
         return f"<Attachment to {name}, dataset_size={self.dataset_size}>"
+
+
+def check_criterion(criterion: TCDecomposition, framework: str, *, prior: bool = True) -> None:
+    """Refuse a criterion whose excess a framework cannot add to its own loss.
+
+    ``framework`` is its name, for the error. With ``prior=False`` the criterion must not have a
+    prior, since the framework's own KL is to the standard normal.
+
+    Raises
+    ------
+    ValueError
+        If the criterion does not average over the batch, or must not have its prior.
+    """
+    if criterion.reduction != "mean":
+        raise ValueError(
+            f'criterion must have reduction="mean" with {framework}; got {criterion.reduction!r}'
+        )
+    if not prior and criterion.prior is not None:
+        raise ValueError(
+            f"criterion must have prior=None with {framework}, whose own KL is to the standard "
+            f"normal; got {type(criterion.prior).__name__}"
+        )
+
+
+def for_own_rows(criterion: TCDecomposition) -> TCDecomposition:
+    """Return the criterion without its ``process_group``: it waits for no other process."""
+    if criterion.process_group is None:
+        return criterion
+    own = copy.copy(criterion)
+    own.process_group = None
+    return own
 
 
 def _check(model: Any, method: str) -> None:
@@ -267,6 +303,11 @@ def _check(model: Any, method: str) -> None:
         raise TypeError(f"model must have a __dict__ to carry an attachment; {name} has none")
     if (carried := Attachment.of(model)) is not None:
         raise ValueError(f"model must not carry an attachment; got {carried!r}. Detach it first")
+    if method.startswith("__") and method.endswith("__"):
+        raise TypeError(
+            f"method must not be special, since Python looks up {method} on the class and not on "
+            f"the model; name the method that it calls, as forward of a torch.nn.Module"
+        )
     if not callable(getattr(model, method, None)):
         raise TypeError(f"model must have a method {method!r}; {name} has none")
     if not _owns(model, method):

@@ -1,9 +1,8 @@
-"""The two hooks of tcdecomp: what an adapter translates for the models that it serves.
+"""The two hooks: what an adapter does for the models that it serves.
 
-A hook returns None for a model that is not its own. An adapter implements one hook or both, in
-a module or an object whose functions carry :data:`hookimpl`, and may leave out arguments that it
-does not need. :mod:`tcdecomp.plugins` says how adapters are found, :mod:`tcdecomp.testing`
-checks them.
+An adapter is a module, or an object, with one hook or both, each marked :data:`hookimpl`. A hook
+may leave out arguments that it does not need. It returns None for a model that is not its own.
+:mod:`tcdecomp.testing` checks an adapter.
 
 Examples
 --------
@@ -16,17 +15,15 @@ Examples
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pluggy import HookimplMarker, HookspecMarker
+from torch import Tensor
+from torch.distributions import Distribution
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.distributions import Distribution
-
-    from tcdecomp.loss import TCDecomposition
-    from tcdecomp.plugins.attachment import Attachment
-    from tcdecomp.posterior import Posterior
+from tcdecomp.loss import TCDecomposition
+from tcdecomp.plugins.attachment import Attachment
+from tcdecomp.posterior import Posterior
 
 __all__ = ["hookimpl", "hookspec", "tcdecomp_attach", "tcdecomp_encode"]
 
@@ -37,27 +34,24 @@ hookimpl = HookimplMarker("tcdecomp")
 
 
 @hookspec(firstresult=True)
-def tcdecomp_encode(
-    model: Any, batch: Any
-) -> Posterior | tuple[Tensor, Tensor] | Distribution | None:
+def tcdecomp_encode(model: Any, batch: Any) -> Posterior | tuple[Tensor, ...] | Distribution | None:
     """Encode ``batch`` with ``model`` and return its posterior, or None for another's model.
 
-    Called in the mode (train or eval) and the grad mode that the caller has set; it leaves both,
-    and the model's parameters and buffers, as they are.
+    The caller sets the mode (train or eval) and the grad mode. Leave both, and the model's
+    parameters and buffers, as they are.
 
     Parameters
     ----------
     model : object
-        The model itself: wrappers such as DistributedDataParallel are taken off.
+        The model itself, without wrappers such as DistributedDataParallel.
     batch : object
         What the model's encoder takes, or a batch as its data loader yields it.
 
     Returns
     -------
-    Posterior, (mu, logvar), Normal or None
-        Means and log-variances of shape (M, D), a row for each item: as a pair of tensors, as a
-        torch ``Normal`` (or an ``Independent`` one), or as a :class:`~tcdecomp.Posterior` where
-        the model has drawn z itself.
+    Posterior, (mu, logvar), (z, mu, logvar), Normal or None
+        Of shape (M, D), a row for each item: means and log-variances, with the model's own sample z
+        where it has drawn one; or a torch ``Normal``, also inside an ``Independent``.
     """
 
 
@@ -70,14 +64,14 @@ def tcdecomp_attach(
     Parameters
     ----------
     model : object
-        The model itself: wrappers such as ``torch.compile``'s are taken off.
+        The model itself, without wrappers such as ``torch.compile``'s.
     criterion : TCDecomposition
-        Replaces the model's KL term. A framework that adds its own KL adds
-        :meth:`Attachment.excess <tcdecomp.plugins.Attachment.excess>`, times its own weight on
-        that KL.
+        Replaces the model's KL term. If the framework adds its own KL, add
+        :meth:`Attachment.excess <tcdecomp.plugins.Attachment.excess>`, times the framework's own
+        weight on that KL.
     dataset_size : int or None
-        N, the number of items of the training set; at least 1. None where the caller leaves it to
-        the framework: an Attachment refuses it unless told that the framework states it.
+        N >= 1, the number of items of the training set. None if the caller leaves it to the
+        framework; an Attachment refuses None unless the adapter says that the framework states N.
 
     Returns
     -------

@@ -1,12 +1,4 @@
-"""The two things that an adapter does for a model: encode a batch, attach a criterion.
-
-The name of an adapter's entry point, in the group ``tcdecomp``, is the import name of the package
-that it serves. For each class that a model's type derives from, the entry point named like the
-class's top package is loaded when first needed, once. So importing tcdecomp loads no adapter, an
-adapter is asked about models of its own package only, and one that cannot be imported is in no
-other's way. Plugins registered by hand are asked first, the latest before the others, then the
-adapters in the order of the type's ``__mro__``, whatever was loaded when.
-"""
+"""The two things that an adapter does for a model: encode a batch, attach a criterion."""
 
 from __future__ import annotations
 
@@ -20,27 +12,27 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from tcdecomp.loss import TCDecomposition
 from tcdecomp.minibatch.batch import checked_size
 from tcdecomp.plugins.attachment import Attachment
-from tcdecomp.plugins.registry import NoAdapterError, ask, register, unregister
+from tcdecomp.plugins.registry import ask
 from tcdecomp.posterior import Posterior
 
-__all__ = ["NoAdapterError", "as_posterior", "attach", "encode", "register", "unregister"]
+__all__ = ["as_posterior", "attach", "encode"]
 
 
 def encode(model: Any, batch: Any, *, generator: Generator | None = None) -> Posterior:
     """Return the posteriors that ``model`` gives to the items of ``batch``.
 
-    The model runs in the mode (train or eval) and the grad mode that it is called in.
+    The model runs in the mode (train or eval) and the grad mode of the caller.
 
     Parameters
     ----------
     model : object
-        A model that an adapter serves; ``torch.compile``'s and DistributedDataParallel's wrappers
-        are taken off. A ``torch.nn.Module`` with a method ``encode(batch)`` needs no other.
+        A model that an adapter serves, also inside ``torch.compile`` or DistributedDataParallel. A
+        ``torch.nn.Module`` with a method ``encode(batch)`` needs no adapter.
     batch : object
         What the model's own encoder takes.
     generator : torch.Generator, optional
-        z is drawn from it, whatever the model has drawn, on the device of the model's means. By
-        default z is the model's own, or is drawn from torch's global generator.
+        Source of a new z, on the device of the model's means. By default z is the model's own
+        sample, if it has drawn one, or comes from torch's global generator.
 
     Returns
     -------
@@ -76,24 +68,24 @@ def attach(
 ) -> Attachment:
     """Make ``model`` train with ``criterion`` in place of its KL term.
 
-    Attach before the optimizer is made if the criterion has a learned prior.
+    Attach before you make the optimizer if the criterion has a learned prior.
 
     Parameters
     ----------
     model : object
         A model that an adapter serves. A ``torch.nn.Module`` whose loss calls its own method
-        ``kl_loss(z, mu, logvar)`` needs no other.
+        ``kl_loss(z, mu, logvar)`` needs no adapter.
     criterion : TCDecomposition
         The KL term that it trains with from now on.
     dataset_size : int, optional
-        N, the number of items of the training set. It may be left out where the model's framework
+        N, the number of items of the training set. Leave it out only where the model's framework
         states it in each step, as its adapter says.
 
     Returns
     -------
     Attachment
-        Its ``detach()`` undoes it, as the end of a ``with`` block does, and its ``terms()`` are
-        those of the last step: None if the model's loss went past the criterion.
+        ``detach()``, or the end of a ``with`` block, undoes it. ``terms()`` are those of the last
+        step, or None if no step has used the criterion.
 
     Raises
     ------
@@ -138,24 +130,13 @@ def attach(
     return handle
 
 
-def _check_unserved(model: Any) -> None:
-    """Refuse a model that trains with a TCDecomposition by itself."""
-    if Attachment.of(model) is None and isinstance(model, nn.Module):
-        for name, module in model.named_modules():
-            if isinstance(module, TCDecomposition):
-                raise ValueError(
-                    f"model must not have a TCDecomposition; got {type(model).__name__}.{name}. "
-                    "Set its weights instead"
-                )
-
-
 def as_posterior(answer: object, name: str, *, generator: Generator | None = None) -> Posterior:
     """Return the posterior that an encoder's answer stands for, in any of the forms allowed.
 
     Parameters
     ----------
-    answer : Posterior, (mu, logvar) or Normal
-        Of shape (M, D).
+    answer : Posterior, (mu, logvar), (z, mu, logvar) or Normal
+        Tensors of shape (M, D).
     name : str
         Whose answer it is, for the error.
     generator : torch.Generator, optional
@@ -169,30 +150,42 @@ def as_posterior(answer: object, name: str, *, generator: Generator | None = Non
     try:
         return _posterior_of(answer, generator)
     except (TypeError, ValueError) as error:
-        raise type(error)(
-            f"{name} must encode to a Posterior, a (mu, logvar) pair of tensors or a torch Normal, "
-            f"of shape (M, D): {error}"
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"{name} must give a Posterior, tensors (mu, logvar) or (z, mu, logvar), or a torch "
+            f"Normal, of shape (M, D): {error}"
         ) from error
 
 
 def _posterior_of(answer: Any, generator: Generator | None) -> Posterior:
-    if isinstance(answer, Posterior):
-        return answer if generator is None else answer.sample(generator=generator)
     if isinstance(answer, Distribution):
         return Posterior.from_normal(answer, generator=generator)
-    got = type(answer).__name__
-    if isinstance(answer, tuple | list):
-        if len(answer) == 2:
-            return Posterior.from_moments(*answer, generator=generator)
-        got = f"{got} of {len(answer)}"
-    raise TypeError(f"got {got}")
+    if isinstance(answer, tuple | list) and len(answer) == 2:
+        return Posterior.from_moments(*answer, generator=generator)
+    if isinstance(answer, tuple | list) and len(answer) == 3:
+        answer = Posterior(*answer)
+    if not isinstance(answer, Posterior):
+        length = f" of {len(answer)}" if isinstance(answer, tuple | list) else ""
+        raise TypeError(f"got {type(answer).__name__}{length}")
+    return answer if generator is None else answer.sample(generator=generator)
+
+
+def _check_unserved(model: Any) -> None:
+    """Refuse a model that trains with a TCDecomposition by itself."""
+    if Attachment.of(model) is None and isinstance(model, nn.Module):
+        for name, module in model.named_modules():
+            if isinstance(module, TCDecomposition):
+                raise ValueError(
+                    f"model must not have a TCDecomposition; got {type(model).__name__}.{name}. "
+                    "Set its weights instead"
+                )
 
 
 def _unwrapped(model: Any) -> Any:
     # A compiled model exists only where this module is loaded; importing it takes a second.
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     while True:
-        if isinstance(model, (DataParallel, DistributedDataParallel)):
+        if isinstance(model, DataParallel | DistributedDataParallel):
             model = model.module
         elif dynamo is not None and isinstance(model, dynamo.OptimizedModule):
             model = model._orig_mod

@@ -1,4 +1,13 @@
-"""The plugins that are there: registered by hand, or loaded from the entry point for a package."""
+"""Which plugins there are, and which of them serves a model.
+
+The name of an adapter's entry point, in the group ``tcdecomp``, is the import name of the package
+that it serves. An entry point is loaded once, when the first model comes by whose class derives
+from a class of that package. So importing tcdecomp loads no adapter, an adapter is asked about
+models of its own package only, and one that cannot be imported disturbs no other.
+
+Plugins registered by hand are asked first, the latest before the others; then the adapters, in the
+order of the type's ``__mro__``.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +27,7 @@ __all__ = ["NoAdapterError", "Status", "ask", "register", "survey", "unregister"
 
 _GROUP = "tcdecomp"
 _SEAMS = {
-    "tcdecomp_encode": "encode(batch) that returns a Posterior, a (mu, logvar) pair or a Normal",
+    "tcdecomp_encode": "encode(batch) that returns (mu, logvar), a Normal or a Posterior",
     "tcdecomp_attach": "kl_loss(z, mu, logvar) that its loss calls",
 }
 
@@ -106,16 +115,15 @@ class Status(NamedTuple):
     Attributes
     ----------
     package : str
-        The import name of the package that it serves; empty for one registered by hand, which is
-        asked about every model.
+        The import name of the package that it serves; empty if it was registered by hand.
     plugin : str
         The entry point's value, or the name under which it was registered.
     distribution : str
-        The distribution that it came with; of several that claim one package, all.
+        The distribution that it came with, or all that claim the package.
     state : {"registered", "ready", "absent", "broken", "claimed twice"}
-        "absent" where the package that it serves is not installed, and nothing was loaded.
+        "absent" if the package that it serves is not installed; then nothing is loaded.
     reason : str
-        What is wrong with one that is broken or claimed twice; otherwise empty.
+        Why it is broken or claimed twice; otherwise empty.
     """
 
     package: str
@@ -128,13 +136,12 @@ class Status(NamedTuple):
 def survey() -> list[Status]:
     """Return the state of every plugin: those registered by hand, then the installed ones.
 
-    An adapter whose package is installed is loaded, to see whether it can be; one that cannot be
-    is in no other's way.
+    An adapter whose package is installed is loaded, to see whether it can be.
 
     Examples
     --------
-    >>> from tcdecomp.plugins.registry import survey
-    >>> [(status.plugin, status.state) for status in survey() if status.package == "torch"]
+    >>> from tcdecomp import plugins
+    >>> [(status.plugin, status.state) for status in plugins.survey() if status.package == "torch"]
     [('tcdecomp_adapters.plain', 'ready')]
     """
     names = [str(name) for manager in _by_hand for name, _ in manager.list_name_plugin()]
@@ -162,7 +169,7 @@ def _status(package: str, claims: Sequence[EntryPoint]) -> Status:
 
 def _is_installed(package: str) -> bool:
     try:
-        return package in sys.modules or find_spec(package) is not None
+        return find_spec(package) is not None
     except (ImportError, ValueError):  # what no package can be called
         return False
 
@@ -177,7 +184,19 @@ def _candidates(packages: Sequence[str]) -> Iterator[PluginManager]:
 def _adapter(package: str, claims: Sequence[EntryPoint]) -> PluginManager:
     """Return the package's adapter, loaded once."""
     if package not in _adapters:
-        _adapters[package] = _load(claims)
+        entry, *others = claims
+        if others:
+            raise ImportError(
+                f"entry point {package!r} of group {_GROUP!r} must be claimed by one distribution; "
+                f"got {' and '.join(map(_describe, claims))}. Uninstall all but one"
+            )
+        try:
+            plugin = entry.load()
+        except Exception as error:
+            raise ImportError(
+                f"{_describe(entry)} could not be loaded: {type(error).__name__}: {error}"
+            ) from error
+        _adapters[package] = _manager_of(plugin, _describe(entry))
     return _adapters[package]
 
 
@@ -193,22 +212,6 @@ def _claims() -> Mapping[str, list[EntryPoint]]:
     for entry in entry_points(group=_GROUP):
         claims[entry.name].append(entry)
     return claims
-
-
-def _load(claims: Sequence[EntryPoint]) -> PluginManager:
-    entry, *others = claims
-    if others:
-        raise ImportError(
-            f"entry point {entry.name!r} of group {_GROUP!r} must be claimed by one distribution; "
-            f"got {' and '.join(map(_describe, claims))}. Uninstall all but one"
-        )
-    try:
-        plugin = entry.load()
-    except Exception as error:
-        raise ImportError(
-            f"{_describe(entry)} could not be loaded: {type(error).__name__}: {error}"
-        ) from error
-    return _manager_of(plugin, _describe(entry))
 
 
 def _describe(entry: EntryPoint) -> str:

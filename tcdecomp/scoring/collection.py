@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 from tqdm.auto import tqdm
 
-from tcdecomp.plugins.models import NoAdapterError, as_posterior, encode
+from tcdecomp.plugins import NoAdapterError, as_posterior, encode
 from tcdecomp.posterior import Posterior
 from tcdecomp.scoring.loaders import factors_of
 

@@ -160,7 +160,7 @@ def test_a_deterministic_distribution_is_refused():
 )
 def test_an_autoencoder_without_posterior_is_refused_by_name(model, answer):
     vae = model()
-    with pytest.raises(TypeError, match=rf"{type(vae).__name__} must encode to .*: got {answer}$"):
+    with pytest.raises(TypeError, match=rf"{type(vae).__name__} must give .*: got {answer}$"):
         encode(vae, X)
 
 
@@ -171,7 +171,7 @@ def test_a_posterior_without_variance_is_refused_by_name():
             output.latent_dist = diffusers.models.autoencoders.vae.IdentityDistribution(x)
             return output
 
-    with pytest.raises(TypeError, match=r"Identity must encode to .*: got IdentityDistribution$"):
+    with pytest.raises(TypeError, match=r"Identity must give .*: got IdentityDistribution$"):
         encode(autoencoder(Identity), X)
 
 

@@ -203,8 +203,8 @@ def made(pl, encoder=None, decoder=None, criterion=None, size=SIZE, **options):
             ValueError,
             "likelihood must be one of 'bernoulli', 'gaussian'; got 'poisson'",
         ),
-        ({"size": 10.5}, TypeError, "dataset_size must be an int, .*; got 10.5"),
-        ({"size": True}, TypeError, "dataset_size must be an int, .*; got True"),
+        ({"size": 10.5}, TypeError, "dataset_size must be an int >= 1; got 10.5"),
+        ({"size": True}, TypeError, "dataset_size must be an int >= 1; got True"),
         ({"size": 0}, ValueError, "dataset_size must be .*; got 0"),
     ],
 )
@@ -216,7 +216,7 @@ def test_wrong_options_are_refused(pl, options, error, message):
 def test_networks_of_other_shapes_are_refused(pl):
     with pytest.raises(ValueError, match=r"decoder must return the shape of x, \(16, 12\); got \("):
         made(pl, decoder=nn.Linear(DIM, 5)).reconstruction_loss(torch.zeros(16, DIM), X)
-    with pytest.raises(TypeError, match=r"Linear must encode to .*: got Tensor"):
+    with pytest.raises(TypeError, match=r"Linear must give .*: got Tensor"):
         made(pl, encoder=nn.Linear(PIXELS, 2)).encode(X)
     with pytest.raises(TypeError, match=r"batch must be a Tensor x, or a sequence .*; got dict"):
         made(pl).encode({"x": X})

@@ -11,9 +11,8 @@ import torch
 
 import lightning_models
 from lightning_models import SIZE, WARNINGS, data, loader, outsiders, vae, weights
-from tcdecomp import Posterior, TCDecomposition, attach
-from tcdecomp.plugins import registry
-from tcdecomp.plugins.attachment import Attachment
+from tcdecomp import NoAdapterError, Posterior, TCDecomposition, attach
+from tcdecomp.plugins import Attachment
 from tcdecomp.testing import check_attach
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in WARNINGS]
@@ -179,7 +178,7 @@ def test_a_posterior_object_will_do(pl):
         (
             lambda triple: triple[:2],
             TypeError,
-            r"Leaving.posterior must be a Posterior or a \(z, mu, logvar\) triple; got tuple",
+            r"Leaving.posterior must be a \(z, mu, logvar\) triple or a Posterior; got tuple",
         ),
     ],
 )
@@ -233,10 +232,11 @@ def test_other_objects_of_the_package_are_not_the_adapters(pl):
     assert pl.adapter.tcdecomp_attach(SimpleNamespace(), TCDecomposition(), SIZE) is None
 
 
-def test_the_other_packages_adapter_is_not_asked(pl, monkeypatch):
-    monkeypatch.setattr(registry, "_adapters", {})
+@pytest.mark.usefixtures("no_plugins")
+def test_the_other_packages_adapter_is_not_asked(pl):
     attach(outsiders(pl)(), TCDecomposition(), SIZE)
-    assert list(registry._adapters) == [pl.name]
+    with pytest.raises(NoAdapterError, match=rf"Loaded: '{pl.name} = \S+' of tcdecomp$"):
+        attach(object(), TCDecomposition(), SIZE)
 
 
 # Life with the Trainer

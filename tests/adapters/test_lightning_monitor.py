@@ -200,14 +200,14 @@ def test_options_of_another_type_are_refused(pl):
     with pytest.raises(TypeError, match="criterion must be a TCDecomposition; got MSELoss"):
         pl.TCMonitor(criterion=nn.MSELoss())
     for options, error, message in (
-        ({"dataset_size": 10.5}, TypeError, "dataset_size must be an int, .*; got 10.5"),
-        ({"dataset_size": True}, TypeError, "dataset_size must be an int, .*; got True"),
+        ({"dataset_size": 10.5}, TypeError, "dataset_size must be an int >= 1; got 10.5"),
+        ({"dataset_size": True}, TypeError, "dataset_size must be an int >= 1; got True"),
         ({"dataset_size": 0}, ValueError, "dataset_size must be .*; got 0"),
         ({"val_dataset_size": 0}, ValueError, "^val_dataset_size must be .*; got 0"),
         (
             {"val_dataset_size": [9, "9"]},
             TypeError,
-            "^val_dataset_size must be an int, .*; got '9'",
+            "^val_dataset_size must be an int >= 1; got '9'",
         ),
         ({"every_n_steps": -1}, ValueError, "every_n_steps must be an int >= 0; got -1"),
         ({"every_n_steps": True}, TypeError, "every_n_steps must be an int >= 0; got True"),

@@ -214,7 +214,7 @@ def test_a_plate_that_subsamples_states_n():
 def test_another_n_than_the_plates_is_refused():
     elbo = TraceMeanField_ELBO()
     attach(elbo, TCDecomposition(), N + 1)
-    with pytest.raises(ValueError, match=r"dataset_size must be the size of plate 'data', 40, or"):
+    with pytest.raises(ValueError, match=r"left out of .* for its training set, 40; got 41"):
         VAE(subsampled).loss(elbo)
 
 
@@ -317,41 +317,37 @@ class Spatial(VAE):
 
 
 @pytest.mark.parametrize(
-    ("vae", "error", "text"),
+    ("vae", "text"),
     [
-        (TwoLatents(), ValueError, r"the guide must have one latent site; got \['w', 'z'\]"),
-        (NoLatent(), ValueError, r"the guide must have one latent site; got \[\]"),
-        (WithoutPlate(), ValueError, r"site 'z' of the guide must .*2 event dim.* plates \[\]"),
-        (Spatial(), ValueError, r"site 'z' of the guide must .*; got 2 event dimensions"),
-        (Masked(), ValueError, r"site 'z' of the guide must .*, with one scale .* and no mask"),
+        (TwoLatents(), r"the guide must have one latent site; got \['w', 'z'\]"),
+        (NoLatent(), r"the guide must have one latent site; got \[\]"),
+        (WithoutPlate(), r"site 'z' of the guide must .*2 event dim.* plates \[\]"),
+        (Spatial(), r"site 'z' of the guide must .*; got 2 event dimensions"),
+        (Masked(), r"site 'z' of the guide must .*, with one scale .* and no mask"),
         (
             VAE(weight=torch.linspace(0.1, 1, 8)),
-            ValueError,
             r"site 'z' of the guide must .*, with one scale for all rows",
         ),
-        (Laplace(), TypeError, r"site 'z' of the guide must be Normal\(mu.*; got Laplace"),
+        (Laplace(), r"site 'z' of the guide must be Normal\(mu.*; got Laplace"),
         (
             VAE(prior=dist.Normal(torch.zeros(2), 2.0).to_event(1)),
-            ValueError,
             r"site 'z' of the model must be Normal\(0, 1\).to_event\(1\), .* another mean or scale",
         ),
         (
             VAE(prior=dist.Normal(torch.ones(2), 1.0).to_event(1)),
-            ValueError,
             r"site 'z' of the model must be Normal\(0, 1\).to_event\(1\)",
         ),
         (
             VAE(prior=dist.Laplace(torch.zeros(2), 1.0).to_event(1)),
-            TypeError,
             r"site 'z' of the model must be Normal\(0, 1\).*; got Laplace",
         ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, VAE) else "",
 )
-def test_what_the_excess_does_not_hold_for_is_refused_in_the_step(vae, error, text):
+def test_what_the_excess_does_not_hold_for_is_refused_in_the_step(vae, text):
     elbo = TraceMeanField_ELBO()
     attach(elbo, TCDecomposition(), N)
-    with pytest.raises(error, match=text):
+    with pytest.raises(ValueError, match=text):
         vae.loss(elbo)
 
 

@@ -6,11 +6,11 @@ import pickle
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.distributions import Normal
 
 from tcdecomp import TCDecomposition
-from tcdecomp.plugins.attachment import Attachment
+from tcdecomp.plugins import Attachment, check_criterion
 from tolerances import assert_close
 
 
@@ -166,6 +166,17 @@ def test_attaching_twice_is_an_error_that_leaves_the_first():
 def test_a_model_without_the_method_is_refused():
     with pytest.raises(TypeError, match="must have a method 'absent'; Model has none"):
         Attachment(Model(), "absent", add_size, TCDecomposition(), 100)
+
+
+def test_a_special_method_is_refused_by_a_remedy_that_works():
+    """Python looks it up on the class: what stands on the instance is never called."""
+    model = Model()
+    with pytest.raises(TypeError, match=r"up __call__ on the class .* as forward of a torch.nn.Mo"):
+        Attachment(model, "__call__", add_size, TCDecomposition(), 100)
+    assert Attachment.of(model) is None
+    model = nn.Identity()
+    Attachment(model, "forward", add_size, TCDecomposition(), 100)
+    assert model(1) == 101
 
 
 def test_a_model_without_a_dict_is_refused():
@@ -351,6 +362,18 @@ def test_the_framework_may_state_the_dataset_size():
     assert_close(stated, criterion.excess(criterion.decompose(*moments(), 50)))
 
 
+def test_in_training_the_stated_size_must_be_the_given_one():
+    model = Summed()
+    Attachment(model, "step", add_excess, TCDecomposition(beta=6), 100, stated=True)
+    assert_close(model.step(*moments(), 100), model.step(*moments()))
+    with pytest.raises(ValueError, match="the Summed states for its training set, 50; got 100"):
+        model.step(*moments(), 50)
+    validation = model.eval().step(*moments(), 50)
+    Attachment.of(model).detach()
+    Attachment(model, "step", add_excess, TCDecomposition(beta=6), 50)
+    assert_close(validation, model.step(*moments()))
+
+
 def test_a_dataset_size_that_nobody_states_must_be_given():
     model = Summed()
     with pytest.raises(ValueError, match=r"dataset_size must be given, .* a Summed does not state"):
@@ -398,3 +421,44 @@ def test_a_refused_batch_leaves_the_terms_of_the_last():
     with pytest.raises(ValueError, match="mu must be finite"):
         handle.loss(z, mu * torch.nan, logvar)
     assert handle.terms() == before
+
+
+@pytest.fixture
+def alone_in_a_group(tmp_path):
+    """A process group with this process alone."""
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def test_terms_of_own_rows_ask_no_other_process(alone_in_a_group, monkeypatch):
+    criterion = TCDecomposition(beta=6, process_group="world")
+    handle = Attachment(Summed(), "step", add_excess, criterion, 100)
+    handle.model.step(*moments())
+    want = TCDecomposition().decompose(*moments(), 100)
+    # With one process both ask for the same rows.
+    assert_close(torch.stack(handle.terms(all_processes=True)), torch.stack(want))
+    monkeypatch.setattr(distributed, "all_gather", None)
+    monkeypatch.setattr(distributed, "all_reduce", None)
+    assert_close(torch.stack(handle.terms()), torch.stack(want))
+    assert handle.criterion.process_group == "world"
+    with pytest.raises(TypeError, match="not callable"):
+        handle.terms(all_processes=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reduction": "sum"}, "criterion must have reduction=\"mean\" with Theirs; got 'sum'"),
+        ({"prior": Normal(0.0, 2.0)}, "criterion must have prior=None with Theirs, .*; got Normal"),
+    ],
+)
+def test_a_criterion_that_a_framework_cannot_add_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        check_criterion(TCDecomposition(**options), "Theirs", prior=False)
+
+
+def test_a_criterion_that_a_framework_can_add_passes():
+    check_criterion(TCDecomposition(beta=6), "Theirs", prior=False)
+    check_criterion(TCDecomposition(prior=Prior()), "Theirs")

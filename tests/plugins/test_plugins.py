@@ -2,7 +2,6 @@
 
 import abc
 import decimal
-import importlib
 import subprocess
 import sys
 import textwrap
@@ -14,9 +13,11 @@ from torch import nn
 from torch.distributions import Independent, Laplace, Normal
 from torch.nn.parallel import DataParallel
 
+from adapter_source import adapter
 from tcdecomp import Posterior, TCDecomposition, attach, encode, hookimpl, plugins
-from tcdecomp.plugins import registry
-from tcdecomp.plugins.attachment import Attachment
+from tcdecomp.plugins import Attachment
+
+pytestmark = pytest.mark.usefixtures("no_plugins")
 
 MU, LOGVAR = torch.zeros(4, 2), torch.full((4, 2), -1.0)
 
@@ -41,50 +42,6 @@ def marked(value):
     return torch.full((4, 2), float(value)), LOGVAR
 
 
-@pytest.fixture(autouse=True)
-def _fresh(monkeypatch):
-    monkeypatch.setattr(registry, "_by_hand", [])
-    monkeypatch.setattr(registry, "_adapters", {})
-    registry._claims.cache_clear()
-    yield
-    registry._claims.cache_clear()
-
-
-@pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """Return a function that installs a distribution: its entry points and its modules."""
-    monkeypatch.syspath_prepend(tmp_path)
-    written = []
-
-    def install(distribution, entries, **modules):
-        info = tmp_path / f"{distribution.replace('-', '_')}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
-        )
-        lines = "".join(f"{name} = {value}\n" for name, value in entries.items())
-        (info / "entry_points.txt").write_text(f"[tcdecomp]\n{lines}")
-        for name, source in modules.items():
-            (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
-            written.append(name)
-        importlib.invalidate_caches()
-
-    yield install
-    for name in written:
-        sys.modules.pop(name, None)
-
-
-def adapter(value):
-    return f"""
-        import torch
-        from tcdecomp import hookimpl
-
-        @hookimpl
-        def tcdecomp_encode(model):
-            return torch.full((4, 2), {value}.0), torch.zeros(4, 2)
-    """
-
-
 def model_of(package, *bases):
     return type("Model", bases, {"__module__": f"{package}.models"})
 
@@ -104,6 +61,7 @@ def mean_of(model):
         Normal(MU, (0.5 * LOGVAR).exp()),
         Independent(Normal(MU, (0.5 * LOGVAR).exp()), 1),
         Posterior(MU + 1, MU, LOGVAR),
+        (MU + 1, MU, LOGVAR),
     ],
     ids=lambda answer: type(answer).__name__,
 )
@@ -117,10 +75,29 @@ def test_every_form_of_an_answer_becomes_a_posterior(answer):
     assert not torch.equal(drawn[0], posterior.z)
 
 
-def test_z_is_the_models_own_unless_a_generator_is_given():
+@pytest.mark.parametrize("form", [lambda p: p, lambda p: (p.z, p.mu, p.logvar)])
+def test_z_is_the_models_own_unless_a_generator_is_given(form):
     own = Posterior(MU + 1, MU, LOGVAR)
-    plugins.register(Answering(own))
-    assert encode(Model(), None) is own
+    plugins.register(Answering(form(own)))
+    assert encode(Model(), None).z is own.z
+
+
+def test_an_error_of_a_kind_that_takes_other_arguments_is_passed_on():
+    """A UnicodeDecodeError is a ValueError that cannot be made from a text alone."""
+
+    class Undecodable(Normal):
+        @property
+        def scale(self):
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+        @scale.setter
+        def scale(self, value):
+            pass
+
+    plugins.register(Answering(Undecodable(MU, 1.0, validate_args=False)))
+    with pytest.raises(ValueError, match=r"Model must give .*: 'utf-8' codec") as caught:
+        encode(Model(), None)
+    assert isinstance(caught.value.__cause__, UnicodeDecodeError)
 
 
 def test_a_generator_leaves_the_global_one_alone():
@@ -135,14 +112,15 @@ def test_a_generator_leaves_the_global_one_alone():
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        (3, TypeError, "Model must encode to a Posterior, .*: got int"),
-        ({"mu": MU}, TypeError, "Model must encode to .*: got dict"),
-        ((MU, LOGVAR, MU), TypeError, "Model must encode to .*: got tuple of 3"),
-        (MU, TypeError, "Model must encode to .*: got Tensor"),
-        ((MU, 3), TypeError, "Model must encode to .*: logvar must be a torch.Tensor; got int"),
-        (Laplace(MU, 1.0), TypeError, "Model must encode to .*Normal.*; got Laplace"),
-        ((MU, LOGVAR[:2]), ValueError, r"Model must encode to .*\(M, D\); got \(4, 2\), \(2, 2\)"),
-        ((MU[0], LOGVAR[0]), ValueError, r"Model must encode to .* share one shape \(M, D\); got"),
+        (3, TypeError, "Model must give a Posterior, .*: got int"),
+        ({"mu": MU}, TypeError, "Model must give .*: got dict"),
+        ((MU, LOGVAR, MU, MU), TypeError, "Model must give .*: got tuple of 4"),
+        ((MU, MU, LOGVAR[:2]), ValueError, r"Model must give .* share one shape \(M, D\); got"),
+        (MU, TypeError, "Model must give .*: got Tensor"),
+        ((MU, 3), TypeError, "Model must give .*: logvar must be a torch.Tensor; got int"),
+        (Laplace(MU, 1.0), TypeError, "Model must give .*Normal.*; got Laplace"),
+        ((MU, LOGVAR[:2]), ValueError, r"Model must give .*\(M, D\); got \(4, 2\), \(2, 2\)"),
+        ((MU[0], LOGVAR[0]), ValueError, r"Model must give .* share one shape \(M, D\); got"),
     ],
 )
 def test_other_answers_are_errors_that_name_the_model(answer, error, message):
@@ -303,7 +281,7 @@ class UnknownArgument:
 def test_what_is_no_plugin_is_refused_and_leaves_nothing_behind(plugin, message):
     with pytest.raises(TypeError, match=message):
         plugins.register(plugin)
-    assert registry._by_hand == []
+    assert "registered" not in {status.state for status in plugins.survey()}
 
 
 def test_registering_twice_and_unregistering_a_stranger_are_errors():
@@ -326,7 +304,8 @@ def test_an_unhashable_plugin_is_no_worse():
 
 
 def test_no_adapter_says_what_to_do():
-    plugins.register(Answering(None))
+    plugin = Answering(None)
+    plugins.register(plugin)
     with pytest.raises(plugins.NoAdapterError) as caught:
         encode(Model(), None)
     message = str(caught.value)
@@ -334,13 +313,13 @@ def test_no_adapter_says_what_to_do():
         "no plugin implements tcdecomp_encode for a model of type",
         ".Model.",
         "(1) call criterion(z, mu, logvar, dataset_size) in your own training loop",
-        "(2) give the model, a torch.nn.Module, a method encode(batch) that returns a Posterior",
+        "(2) give the model, a torch.nn.Module, a method encode(batch) that returns (mu, logvar)",
         "(3) tcdecomp.plugins.register() an object with tcdecomp_encode marked @tcdecomp.hookimpl",
         "(4) install, or publish, a distribution with an entry point in the group 'tcdecomp'",
         "Loaded: 'Answering'",
     ):
         assert part in message
-    plugins.unregister(registry._by_hand[0].get_plugin("'Answering'"))
+    plugins.unregister(plugin)
     with pytest.raises(
         plugins.NoAdapterError, match=r"the model's package\. Loaded: .*plain' of tcdecomp$"
     ):

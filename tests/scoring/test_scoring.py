@@ -682,7 +682,7 @@ CALLS = {
         (lambda x: x, [X]),
         {},
         TypeError,
-        r"<lambda> must encode to a Posterior, .*: got Tensor",
+        r"<lambda> must give a Posterior, .*: got Tensor",
     ),
     "another width": (
         (lambda x: (x, x), [X, X[:, :2]]),

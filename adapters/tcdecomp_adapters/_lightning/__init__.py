@@ -1,1 +1,1 @@
-"""What the adapters of ``lightning`` and ``pytorch_lightning`` share; it imports neither."""
+"""What the adapters of ``lightning`` and ``pytorch_lightning`` share. It imports neither."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex
 
 import torch
 from torch import Generator
 
-from tcdecomp import Posterior, TCDecomposition, encode
-from tcdecomp._checks import check_criterion, checked_int
-from tcdecomp.minibatch.batch import checked_size
-from tcdecomp.minibatch.bracket import Bracket
-from tcdecomp.plugins import Attachment, NoAdapterError
-from tcdecomp.scoring.loaders import factors_of, rows_of, size_of
-from tcdecomp_adapters._lightning.step import left_posterior
+from tcdecomp import Bracket, NoAdapterError, Posterior, TCDecomposition, encode
+from tcdecomp.plugins import Attachment, check_criterion, checked_int, for_own_rows
+from tcdecomp.scoring import loaders
+from tcdecomp_adapters._lightning.step import criterion_of, left_posterior
 from tcdecomp_adapters._lightning.tally import Tally
 
 __all__ = ["TCMonitorMixin"]
@@ -27,22 +23,24 @@ class TCMonitorMixin:
     def __init__(
         self,
         criterion: TCDecomposition | None = None,
-        dataset_size: SupportsIndex | None = None,
+        dataset_size: int | None = None,
         *,
-        every_n_steps: SupportsIndex | None = None,
-        val_dataset_size: SupportsIndex | Sequence[SupportsIndex] | None = None,
+        every_n_steps: int | None = None,
+        val_dataset_size: int | Sequence[int | None] | None = None,
         factors: Callable[[Any], Any] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if criterion is not None and not isinstance(criterion, TCDecomposition):
             raise TypeError(f"criterion must be a TCDecomposition; got {type(criterion).__name__}")
-        self.dataset_size = None if dataset_size is None else checked_size(dataset_size)
         self.criterion = criterion
-        self.every_n_steps = (
-            None if every_n_steps is None else checked_int("every_n_steps", every_n_steps, 0)
+        self.dataset_size = _checked("dataset_size", dataset_size)
+        self.every_n_steps = _checked("every_n_steps", every_n_steps, 0)
+        self.val_dataset_size = (
+            [_checked("val_dataset_size", size) for size in val_dataset_size]
+            if isinstance(val_dataset_size, list | tuple)
+            else _checked("val_dataset_size", val_dataset_size)
         )
-        self.val_dataset_size = _checked_val_size(val_dataset_size)
         self.factors = factors
         self.seed = seed
         self._before: Any = None
@@ -52,11 +50,11 @@ class TCMonitorMixin:
         self._generator: Generator | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse a run that lacks the criterion or the training set's size, and needs it."""
+        """Refuse a run that needs the criterion or the training set's size, and lacks it."""
         if stage in ("fit", "validate"):
-            check_criterion(self._option("criterion", pl_module), "Lightning")
+            check_criterion(self._criterion(pl_module), "Lightning")
         if stage == "fit" and self.every_n_steps != 0:
-            self._option("dataset_size", pl_module)
+            self._size(pl_module)
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
@@ -85,18 +83,17 @@ class TCMonitorMixin:
                 "set self.posterior = (z, mu, logvar), or a Posterior, anew in every step, or "
                 "turn the training terms off with every_n_steps=0"
             )
-        tally, criterion = Tally(trainer.world_size), self._own_criterion(pl_module)
+        tally, criterion = Tally(trainer.world_size), self._criterion(pl_module)
         if len(posterior.mu) > 1:  # one row says nothing about q(z)
             moments = posterior.z, posterior.mu, posterior.logvar
-            terms = criterion.decompose(*moments, self._option("dataset_size", pl_module))
-            tally.add_terms(terms, len(posterior.mu))
+            tally.add_terms(criterion.decompose(*moments, self._size(pl_module)), len(posterior.mu))
         pl_module.log_dict(_prefixed("train/", tally.means()), on_step=True, on_epoch=False)
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start anew, with the same noise as at every validation."""
         self._loaders = _validation_loaders(trainer)
         self._sizes = self._val_sizes(self._loaders)
-        criterion = self._own_criterion(pl_module)
+        criterion = self._criterion(pl_module)
         options: Any = {name: getattr(criterion, name) for name in ("prior", "kl", "kernel")}
         self._tallies = [Tally(trainer.world_size, Bracket(**options)) for _ in self._sizes]
         # Processes hold different items, and are to draw different noise.
@@ -127,7 +124,7 @@ class TCMonitorMixin:
         tally = self._tallies[dataloader_idx]
         if len(posterior.mu) > 1:
             self._add(tally, pl_module, posterior, self._sizes[dataloader_idx])
-        factors = (self.factors or factors_of)(batch)
+        factors = (self.factors or loaders.factors_of)(batch)
         if factors is not None:
             tally.add_codes(posterior.mu.float(), factors)
 
@@ -137,48 +134,54 @@ class TCMonitorMixin:
             prefix = "val/" if len(self._tallies) == 1 else f"val/{index}/"
             values = tally.means() | tally.interval_ends()
             if not (trainer.sanity_checking or trainer.fast_dev_run):
-                values |= tally.mig(rows_of(loader), skip_constant=self.factors is None)
+                values |= tally.mig(loaders.rows_of(loader), skip_constant=self.factors is None)
             pl_module.log_dict(_prefixed(prefix, values), sync_dist=True)
         self._loaders, self._sizes, self._tallies, self._generator = [], [], [], None
 
     def _add(self, tally: Tally, module: Any, posterior: Posterior, size: int) -> None:
         batch = posterior.z, posterior.mu, posterior.logvar
-        criterion = self._own_criterion(module)
+        criterion = self._criterion(module)
         terms = tally.bracket.update(*batch, size)
         if criterion.estimator != "mss":
             terms = criterion.decompose(*batch, size)
         tally.add_terms(terms, len(posterior.mu))
 
-    def _own_criterion(self, module: Any) -> TCDecomposition:
-        """Return the criterion, for the rows of this process: another may have none to log."""
-        criterion = copy.copy(self._option("criterion", module))
-        criterion.process_group = None
-        own: TCDecomposition = criterion
-        return own
+    def _criterion(self, module: Any) -> TCDecomposition:
+        """Return the criterion for the rows of this process: another may have none to log."""
+        criterion = criterion_of(module) if self.criterion is None else self.criterion
+        if criterion is None:
+            raise self._missing("criterion", "TCDecomposition", module)
+        return for_own_rows(criterion)
 
-    def _option(self, name: str, module: Any) -> Any:
-        """Return the monitor's own option, the attachment's or the module's."""
-        wanted = {"criterion": TCDecomposition, "dataset_size": SupportsIndex}[name]
+    def _size(self, module: Any) -> int:
+        """Return N of the training set: the monitor's own, the attachment's or the module's."""
         for owner in (self, Attachment.of(module), module):
-            if isinstance(option := getattr(owner, name, None), wanted):
-                return option
-        raise ValueError(
+            if isinstance(size := getattr(owner, "dataset_size", None), SupportsIndex):
+                return checked_int("dataset_size", size, 1)
+        raise self._missing("dataset_size", "int", module)
+
+    def _missing(self, name: str, kind: str, module: Any) -> ValueError:
+        return ValueError(
             f"TCMonitor must be given {name}, unless the module has an attribute of that name "
-            f"({wanted.__name__}) or an attachment; {type(module).__name__} has neither"
+            f"({kind}) or an attachment; {type(module).__name__} has neither"
         )
 
-    def _val_sizes(self, loaders: list[Any]) -> list[int]:
+    def _val_sizes(self, validation: list[Any]) -> list[int]:
         given = self.val_dataset_size
-        sizes = given if isinstance(given, list) else [given] * len(loaders)
-        if len(sizes) != len(loaders):
+        sizes = given if isinstance(given, list) else [given] * len(validation)
+        if len(sizes) != len(validation):
             raise ValueError(
-                f"val_dataset_size must have an entry for each of the {len(loaders)} validation "
+                f"val_dataset_size must have an entry for each of the {len(validation)} validation "
                 f"loaders; got {len(sizes)}"
             )
         return [
             _known_size(loader, index) if size is None else size
-            for index, (loader, size) in enumerate(zip(loaders, sizes, strict=True))
+            for index, (loader, size) in enumerate(zip(validation, sizes, strict=True))
         ]
+
+
+def _checked(name: str, value: Any, low: int = 1) -> int | None:
+    return None if value is None else checked_int(name, value, low)
 
 
 def _validation_loaders(trainer: Any) -> list[Any]:
@@ -191,17 +194,8 @@ def _validation_loaders(trainer: Any) -> list[Any]:
     return list(loop._combined_loader.flattened)
 
 
-def _checked_val_size(given: Any) -> int | list[int | None] | None:
-    try:
-        if isinstance(given, Sequence):
-            return [None if size is None else checked_size(size) for size in given]
-        return None if given is None else checked_size(given)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"val_{error}") from None
-
-
 def _known_size(loader: Any, index: int) -> int:
-    size = size_of(loader)
+    size = loaders.size_of(loader)
     if size is None:
         raise ValueError(
             "val_dataset_size must be given to TCMonitor, the number of items that validation "
@@ -218,8 +212,10 @@ def _encode_aside(module: Any, batch: Any, generator: Generator | None) -> Poste
         with torch.random.fork_rng(devices):
             return encode(module, batch, generator=generator)
     except NoAdapterError as error:
-        error.add_note("TCMonitor takes what validation_step leaves in self.posterior, too")
-        raise
+        raise NoAdapterError(
+            f"TCMonitor takes the posterior from self.posterior, where validation_step leaves it, "
+            f"or else from encode: {error}"
+        ) from error
 
 
 def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:

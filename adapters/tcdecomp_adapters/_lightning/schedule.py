@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tcdecomp import TCDecomposition
-from tcdecomp.plugins import Attachment
 from tcdecomp.schedules import Schedule, known_values
+from tcdecomp_adapters._lightning.step import criterion_of
 
 __all__ = ["TCScheduleMixin"]
 
@@ -34,13 +34,13 @@ class TCScheduleMixin:
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse to train a module that has no criterion."""
         if stage == "fit":
-            _criterion_of(pl_module)
+            _scheduled(pl_module)
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         """Set the weights of this step."""
-        criterion = _criterion_of(pl_module)
+        criterion = _scheduled(pl_module)
         for name, schedule in self.schedules.items():
             setattr(criterion, name, schedule(trainer.global_step))
 
@@ -57,11 +57,11 @@ def _check(name: str, schedule: Any) -> None:
         TCDecomposition(**weight)
 
 
-def _criterion_of(module: Any) -> TCDecomposition:
-    for owner in (Attachment.of(module), module):
-        if isinstance(criterion := getattr(owner, "criterion", None), TCDecomposition):
-            return criterion
-    raise ValueError(
-        "TCSchedule must be given a module with an attribute criterion (TCDecomposition) or an "
-        f"attachment; {type(module).__name__} has neither"
-    )
+def _scheduled(module: Any) -> TCDecomposition:
+    criterion = criterion_of(module)
+    if criterion is None:
+        raise ValueError(
+            "TCSchedule must be given a module with an attribute criterion (TCDecomposition) or an "
+            f"attachment; {type(module).__name__} has neither"
+        )
+    return criterion

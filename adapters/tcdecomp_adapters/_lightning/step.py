@@ -7,58 +7,42 @@ from typing import Any
 
 from torch import Tensor
 
-from tcdecomp import Posterior, TCDecomposition
-from tcdecomp._checks import check_criterion
-from tcdecomp.plugins import Attachment
+from tcdecomp import Posterior, TCDecomposition, hookimpl
+from tcdecomp.plugins import Attachment, as_posterior, check_criterion
 
-__all__ = ["attach_to_step", "left_posterior"]
-
-_REMEDY = "set self.posterior = (z, mu, logvar), or a Posterior, anew in every training_step"
+__all__ = ["criterion_of", "left_posterior", "tcdecomp_attach"]
 
 
-def left_posterior(module: Any, before: object) -> Posterior | None:
-    """Return what the step left in ``module.posterior``, or None if ``before`` is still there.
+@hookimpl
+def tcdecomp_attach(
+    model: Any, criterion: TCDecomposition, dataset_size: int | None
+) -> Attachment | None:
+    """Add the criterion minus the plain KL to the loss that ``training_step`` returns.
 
-    Raises
-    ------
-    TypeError
-        If it is neither a Posterior nor a (z, mu, logvar) triple.
-    """
-    left = getattr(module, "posterior", None)
-    if left is None or left is before:
-        return None
-    if isinstance(left, Posterior):
-        return left
-    if isinstance(left, tuple | list) and len(left) == 3:
-        return Posterior(*left)
-    raise TypeError(
-        f"{type(module).__name__}.posterior must be a Posterior or a (z, mu, logvar) triple; "
-        f"got {type(left).__name__}"
-    )
-
-
-def attach_to_step(module: Any, criterion: TCDecomposition, dataset_size: int | None) -> Attachment:
-    """Add the criterion's excess over the plain KL to the loss of the module's training_step.
-
-    The loss that the step itself logs stays the one without.
+    The loss of the step must contain the KL to the criterion's prior, with weight 1. The step must
+    set ``self.posterior = (z, mu, logvar)``, with its graph. What the step itself logs stays the
+    loss without the addition. In several processes each takes its own batch, unless the criterion
+    has ``process_group="world"``.
 
     Raises
     ------
     ValueError
         If the module optimizes by hand, or the criterion's reduction is not "mean".
     """
-    name = type(module).__name__
-    if not module.automatic_optimization:
+    if not hasattr(model, "automatic_optimization"):
+        return None
+    if not model.automatic_optimization:
         raise ValueError(
             "model must have automatic_optimization, since attach adds to the loss that "
-            f"training_step returns; in {name} call criterion(z, mu, logvar, dataset_size) there"
+            f"training_step returns; in {type(model).__name__} call "
+            "criterion(z, mu, logvar, dataset_size) there"
         )
     check_criterion(criterion, "Lightning")
-    return _StepAttachment(module, "training_step", _training_step, criterion, dataset_size)
+    return _StepAttachment(model, "training_step", _training_step, criterion, dataset_size)
 
 
 class _StepAttachment(Attachment):
-    """An attachment that is detached in a compiled module, too."""
+    """An attachment that can also be detached from a compiled module."""
 
     def detach(self) -> None:
         # A Trainer wraps the steps of a compiled module, and can put back those before.
@@ -67,6 +51,28 @@ class _StepAttachment(Attachment):
             vars(self.model)["training_step"] = self
             context["original_training_step"] = self.original
         super().detach()
+
+
+def left_posterior(module: Any, before: object) -> Posterior | None:
+    """Return what the step left in ``module.posterior``, or None if ``before`` is still there."""
+    left = getattr(module, "posterior", None)
+    if left is None or left is before:
+        return None
+    name = f"{type(module).__name__}.posterior"
+    if isinstance(left, Posterior) or (isinstance(left, tuple | list) and len(left) == 3):
+        return as_posterior(left, name)
+    # Other forms have no z, and a new one would not be that of the step.
+    raise TypeError(
+        f"{name} must be a (z, mu, logvar) triple or a Posterior; got {type(left).__name__}"
+    )
+
+
+def criterion_of(module: Any) -> TCDecomposition | None:
+    """Return the criterion of the module's attachment, or its attribute ``criterion``."""
+    for owner in (Attachment.of(module), module):
+        if isinstance(criterion := getattr(owner, "criterion", None), TCDecomposition):
+            return criterion
+    return None
 
 
 def _training_step(attachment: Attachment, *args: Any, **kwargs: Any) -> Any:
@@ -81,8 +87,9 @@ def _training_step(attachment: Attachment, *args: Any, **kwargs: Any) -> Any:
     loss = _loss_of(output)
     if posterior is None:
         raise ValueError(
-            f"{type(module).__name__}.training_step must leave its posterior, which attach takes "
-            f"from there; it left none in this step: {_REMEDY}"
+            f"{type(module).__name__}.training_step must leave its posterior for attach; it left "
+            "none in this step: set self.posterior = (z, mu, logvar), or a Posterior, anew in "
+            "every training_step"
         )
     total = _with_excess(loss, attachment, posterior)
     return {**output, "loss": total} if isinstance(output, Mapping) else total

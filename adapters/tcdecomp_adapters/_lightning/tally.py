@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, distributed
 
-from tcdecomp import Terms, mig_score
-from tcdecomp.minibatch.bracket import Bracket
-from tcdecomp.scoring.loaders import varying_factors
+from tcdecomp import Bracket, Terms, mig_score
+from tcdecomp.scoring import loaders
 
 __all__ = ["Tally"]
 
@@ -86,7 +85,7 @@ class Tally:
         codes = _joined([part for part, _ in parts if part is not None])
         factors = _joined([part for _, part in parts if part is not None])
         if skip_constant and factors is not None:
-            factors = varying_factors(factors, "TCMonitor")
+            factors = loaders.varying_factors(factors, "TCMonitor")
         return {} if codes is None or factors is None else {"mig": mig_score(codes, factors)}
 
     def _gather(self, value: T) -> list[T]:

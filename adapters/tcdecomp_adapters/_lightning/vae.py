@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from tcdecomp import Posterior, TCDecomposition
-from tcdecomp._checks import check_criterion
-from tcdecomp.minibatch.batch import checked_size
-from tcdecomp.plugins import as_posterior
+from tcdecomp.plugins import as_posterior, check_criterion, checked_int
 
 __all__ = ["TCVAEMixin"]
 
@@ -44,7 +42,7 @@ class TCVAEMixin(nn.Module):
         encoder: nn.Module,
         decoder: nn.Module,
         criterion: TCDecomposition,
-        dataset_size: SupportsIndex,
+        dataset_size: int,
         likelihood: str = "bernoulli",
         lr: float = 1e-3,
     ) -> None:
@@ -58,7 +56,7 @@ class TCVAEMixin(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.criterion = criterion
-        self.dataset_size = checked_size(dataset_size)
+        self.dataset_size = checked_int("dataset_size", dataset_size, 1)
         self.likelihood = likelihood
         self.lr = float(lr)
         self.posterior: Posterior | None = None
