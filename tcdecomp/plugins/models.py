@@ -140,7 +140,7 @@ def as_posterior(answer: object, name: str, *, generator: Generator | None = Non
     name : str
         Whose answer it is, for the error.
     generator : torch.Generator, optional
-        As in :func:`encode`.
+        As in :func:`tcdecomp.encode`.
 
     Raises
     ------

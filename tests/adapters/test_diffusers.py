@@ -180,7 +180,7 @@ def test_another_model_that_returns_diffusers_distribution_is_not_the_adapters()
         def encode(self, x):
             return autoencoder().encode(x).latent_dist
 
-    with pytest.raises(TypeError, match=r"Theirs must encode .*: got DiagonalGaussianDistribution"):
+    with pytest.raises(TypeError, match=r"Theirs must give .*: got DiagonalGaussianDistribution"):
         encode(Theirs(), X)
 
 

@@ -407,7 +407,6 @@ ATTACHMENTS = {
         "must be the plain one and 1.0 times the excess",
     ),
     "size": (replace(in_place, size=50), "the criterion must get N = 100; got 50"),
-    "batch size": (replace(batch_size, "objective"), "the criterion must get N = 100; got 32"),
     "detached": (replace(detached), "z and mu must reach the criterion with their graph"),
     "detached logvar": (
         replace(detached_logvar, "objective"),
@@ -480,6 +479,14 @@ def test_check_attach_catches(kind, use):
     with pytest.raises(AssertionError, match=message):
         check_attach(model, loss_fn, N)
     assert kind in ("trace", "graph", "forgotten", "again") or set(vars(model)) == state
+
+
+def test_check_attach_catches_a_batch_size_that_is_stated_as_n(use):
+    use(attach=replace(batch_size, "objective", stated=True))
+    with pytest.raises(AssertionError, match="the criterion must get N = 100; got 32"):
+        check_attach(VAE(), loss_fn, N, stated=True)
+    with pytest.raises(ValueError, match="VAE states for its training set, 32; got 100"):
+        check_attach(VAE(), loss_fn, N)
 
 
 def test_check_attach_finds_an_attachment_to_a_part(use):

@@ -4,7 +4,7 @@ from theirvae import TheirVAE
 from torch.distributions import Normal
 
 from tcdecomp import hookimpl
-from tcdecomp.plugins.attachment import Attachment
+from tcdecomp.plugins import Attachment
 
 
 @hookimpl
