@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SCVI_READY := .venv-scvi/.ready
 
-.PHONY: all demo test test-scvi lint docs bench clean
+.PHONY: all demo test test-scvi test-oldest lint docs bench clean
 all: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -28,6 +28,26 @@ $(SCVI_READY): pyproject.toml tests/scvi_tools/constraints.txt tests/scvi_tools/
 		-r tests/scvi_tools/requirements.txt -e .
 	touch $@
 
+# The oldest versions that pyproject.toml allows need Python 3.10, and 6 GB for a torch with CUDA.
+PYTHON_OLDEST ?= python3.10
+OLDEST_READY := .venv-oldest/.ready
+# All but the tests of packaging and of frameworks that have no such old version.
+OLDEST_TESTS = $(wildcard tests/*/test_*.py tests/test_*.py)
+OLDEST_LEFT_OUT = tests/scvi_tools/% tests/adapters/% tests/test_package.py \
+	tests/test_example_adapter.py tests/test_docs.py
+
+# That old torch and Lightning warn of their own code.
+test-oldest: $(OLDEST_READY)
+	.venv-oldest/bin/python -m pytest --numprocesses 2 -W ignore::FutureWarning \
+		$(filter-out $(OLDEST_LEFT_OUT),$(OLDEST_TESTS)) \
+		tests/adapters/test_plain.py $(wildcard tests/adapters/test_lightning*.py) $(ARGS)
+
+$(OLDEST_READY): pyproject.toml tests/oldest/constraints.txt
+	$(PYTHON_OLDEST) -m venv .venv-oldest
+	.venv-oldest/bin/pip install -c tests/oldest/constraints.txt \
+		-e ".[lightning,numba,plot]" hypothesis pytest pytest-xdist
+	touch $@
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,4 +63,4 @@ bench: $(READY)
 		$(BIN)/python tests/benchmarks/speed.py --device cuda --output docs/benchmarks/gpu.md $(ARGS)
 
 clean:
-	rm -rf .venv .venv-scvi docs/_build build dist *.egg-info
+	rm -rf .venv .venv-scvi .venv-oldest docs/_build build dist *.egg-info
