@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor, no_grad
 
 from tcdecomp.loss import TCDecomposition
+from tcdecomp.plugins.methods import attribute_of_class, check_own
 from tcdecomp.posterior import Posterior
 from tcdecomp.terms import Terms
 
@@ -88,7 +89,11 @@ class Attachment:
         stated: bool = False,
         signature: inspect.Signature | None = None,
     ) -> None:
-        _check(model, method)
+        if (carried := Attachment.of(model)) is not None:
+            raise ValueError(
+                f"model must not carry an attachment; got {carried!r}. Detach it first"
+            )
+        check_own(model, method)
         if dataset_size is None and not stated:
             raise ValueError(
                 "dataset_size must be given, the number of items of the training set: a "
@@ -122,7 +127,7 @@ class Attachment:
         """The method that was replaced, bound to the model."""
         if self._previous is not None:
             return self._previous
-        original: Callable[..., Any] = _class_attribute(self.model, self.method)
+        original: Callable[..., Any] = attribute_of_class(self.model, self.method)
         return original
 
     def loss(
@@ -295,38 +300,3 @@ def for_own_rows(criterion: TCDecomposition) -> TCDecomposition:
     own = copy.copy(criterion)
     own.process_group = None
     return own
-
-
-def _check(model: Any, method: str) -> None:
-    name = type(model).__name__
-    if not hasattr(model, "__dict__"):
-        raise TypeError(f"model must have a __dict__ to carry an attachment; {name} has none")
-    if (carried := Attachment.of(model)) is not None:
-        raise ValueError(f"model must not carry an attachment; got {carried!r}. Detach it first")
-    if method.startswith("__") and method.endswith("__"):
-        raise TypeError(
-            f"method must not be special, since Python looks up {method} on the class and not on "
-            f"the model; name the method that it calls, as forward of a torch.nn.Module"
-        )
-    if not callable(getattr(model, method, None)):
-        raise TypeError(f"model must have a method {method!r}; {name} has none")
-    if not _owns(model, method):
-        raise TypeError(
-            f"model must have a method {method!r} of its own; {name} passes on that of another "
-            "object: attach to the model that it wraps"
-        )
-
-
-def _owns(model: Any, name: str) -> bool:
-    places = (vars(model), vars(model).get("_modules", ()), *map(vars, type(model).__mro__))
-    return any(name in place for place in places)
-
-
-def _class_attribute(model: Any, name: str) -> Any:
-    """Return what ``model.name`` would be without an instance attribute of that name."""
-    for owner in type(model).__mro__:
-        if name in vars(owner):
-            attribute = vars(owner)[name]
-            bind = getattr(type(attribute), "__get__", None)
-            return attribute if bind is None else bind(attribute, model, type(model))
-    return type(model).__getattr__(model, name)  # where torch keeps submodules
