@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,11 +45,11 @@ def tcdecomp_attach(
 ) -> Attachment | None:
     """Put the criterion in the place of the model's ``kl_loss``, in nats per item.
 
-    The first batch goes through the model's own ``kl_loss`` as well. If its value is not the KL,
-    such as a sum over the batch or a mean over dimensions, a warning gives the ratio: the balance
-    with the rest of the loss would change unnoticed. A ``kl_loss`` that raises an error or returns
-    no number is warned of, too, and replaced all the same. Nothing is compared for a criterion with
-    a prior or with ``validate=False``, or under ``torch.compile``.
+    The first batch goes through the model's own ``kl_loss`` as well. If that is on another scale,
+    such as a sum over the batch or a mean over dimensions, a warning names the options that keep
+    the scale: otherwise the KL would weigh more or less against the rest of the loss. A
+    ``kl_loss`` that raises an error or returns no number is warned of, too, and replaced all the
+    same. Nothing is compared with ``validate=False`` or under ``torch.compile``.
 
     Raises
     ------
@@ -82,28 +83,35 @@ def _kl_loss(attachment: _Replacing, z: Tensor, mu: Tensor, logvar: Tensor) -> T
 
 
 def _compare(attachment: _Replacing, posterior: Posterior) -> bool:
-    """Warn if the model's own term is not the KL; return whether this batch could tell."""
+    """Warn if the model's own term is on another scale; return whether this batch could tell."""
     criterion = attachment.criterion
-    if criterion.prior is not None or criterion.validate is False:
+    if criterion.validate is False:
         return True
-    kl = _plain(criterion, posterior, "closed")
-    if not kl.sum() > 0.01:  # nats: 0 is a multiple of 0
+    known, rows = _kls(criterion, posterior), len(posterior.mu)
+    # Of one row the sum is the mean, and 0 is a multiple of 0 (in nats).
+    if rows == 1 or not known[0] > 0.01 * rows:
         return False
-    known = (kl, _plain(criterion, posterior, "sampled"))
-    difference = _difference(attachment, posterior, known)
+    difference: str | None
+    try:
+        own = _original(attachment, posterior)
+        difference = _difference(own, criterion, known, posterior.mu)
+    except Exception as error:  # of the model's own code, which training does without
+        difference = f"could not be compared with the KL: {type(error).__name__}: {error}"
     if difference:
         # The caller is the model's loss, above _kl_loss and the attachment.
-        warnings.warn(difference, stacklevel=4)
+        warnings.warn(f"{type(attachment.model).__name__}.kl_loss {difference}", stacklevel=4)
     return True
 
 
-def _plain(
-    criterion: TCDecomposition, posterior: Posterior, kl: Literal["closed", "sampled"]
-) -> Tensor:
-    """Return the criterion's value for weights of 1: nothing is estimated, and any N will do."""
-    plain = TCDecomposition(kl=kl, reduction=criterion.reduction, validate=False)
-    value: Tensor = plain(posterior.z, posterior.mu, posterior.logvar, len(posterior.z))
-    return value
+def _kls(criterion: TCDecomposition, posterior: Posterior) -> list[float]:
+    """Return the KL as a loss may have it, summed over the rows: to either prior, in any form."""
+    forms: list[Any] = [("closed", None), ("sampled", None)]
+    if criterion.prior is not None:
+        forms += [(criterion.kl, criterion.prior), ("sampled", criterion.prior)]
+    batch = posterior.z, posterior.mu, posterior.logvar
+    plain = [TCDecomposition(kl=kl, prior=p, reduction="sum", validate=False) for kl, p in forms]
+    with torch.no_grad():  # with weights of 1 nothing is estimated, and any N will do
+        return [float(kl(*batch, len(posterior.mu))) for kl in plain]
 
 
 def _original(attachment: _Replacing, posterior: Posterior) -> Tensor:
@@ -116,29 +124,48 @@ def _original(attachment: _Replacing, posterior: Posterior) -> Tensor:
 
 
 def _difference(
-    attachment: _Replacing, posterior: Posterior, known: tuple[Tensor, Tensor]
+    own: Tensor, criterion: TCDecomposition, known: list[float], mu: Tensor
 ) -> str | None:
-    """Return in what the replaced method's value differs from the KL, or None."""
-    kl, name = known[0], f"{type(attachment.model).__name__}.kl_loss"
-    reduction = attachment.criterion.reduction
-    try:
-        own = _original(attachment, posterior)
-    except Exception as error:  # of the model's own code, which training does without
-        return f"{name} could not be compared with the KL: {type(error).__name__}: {error}"
-    if own.shape != kl.shape:
-        return (
-            f"{name} gave shape {tuple(own.shape)}; the criterion in its place gives "
-            f"{tuple(kl.shape)} with reduction={reduction!r}"
-        )
-    if any((own - x).sum().abs() <= 0.01 * kl.sum() for x in known):
+    """Return how the replaced method's value differs from the criterion's, or None."""
+    value, rows, here = own.sum().item(), len(mu), criterion.reduction
+    if own.shape not in ((), (rows,)):
+        return f"gave shape {tuple(own.shape)}, and the criterion in its place gives () or (M,)"
+    per = {"mean": rows, "sum": 1, "none": 1}
+    for kind, factor in _scales(criterion, own, mu.shape[1]):
+        if any(math.isclose(value, factor * kl / per[kind], rel_tol=0.01) for kl in known):
+            break
+    else:  # none of them: a factor on the last kind, which is the criterion's
+        if criterion.prior is not None:
+            return None  # the model's KL may be to a third prior
+        factor = value * per[kind] / known[0]
+    weights = {name: getattr(criterion, name) for name in ("alpha", "beta", "gamma")}
+    if kind == here and factor in (1, *weights.values()):
         return None
-    per_item, ratio = " per item" if reduction == "mean" else "", (own.sum() / kl.sum()).item()
-    advice = (
-        " To keep its balance with the rest of the loss, multiply its weights by "
-        f"{ratio:.3g}, or choose its reduction"
-    )
+    text = f"gave {value:.4g} where the criterion in its place gives {known[0] / per[here]:.4g}"
+    if not 0 < factor < math.inf:  # no options mend it
+        return f"{text}, weighted"
+    options = {} if kind == here else {"reduction": f'"{kind}"'}
+    if factor != 1:
+        options |= {name: f"{weight * factor:.4g}" for name, weight in weights.items()}
+    remedy = ", ".join(f"{name}={option}" for name, option in options.items())
+    what = {"mean": "the mean", "sum": "the sum", "none": "the values"}[kind]
+    times = "" if factor == 1 else f", times {factor:.4g}"
     return (
-        f"{name} gave {own.sum():.4g} for a batch whose KL is {kl.sum():.4g} nats"
-        f"{per_item}; the criterion in its place gives that KL, weighted."
-        + (advice if 0 < ratio < math.inf else "")
+        f"{text}, weighted: it is {what} of the KL over the {rows} rows{times}. To keep its "
+        f"balance with the rest of the loss, give the criterion {remedy}"
     )
+
+
+def _scales(
+    criterion: TCDecomposition, own: Tensor, dimensions: int
+) -> Iterator[tuple[str, float]]:
+    """Return the known scales of a KL, as a reduction and a factor; the criterion's own first."""
+    kinds = ["none"] if own.dim() else ["mean", "sum"]
+    here = criterion.reduction
+    if here in kinds:
+        for weight in (1.0, criterion.alpha, criterion.beta, criterion.gamma):
+            yield here, weight
+    kinds.sort(key=lambda kind: kind == here)
+    for factor in (1.0, 1 / dimensions):
+        for kind in kinds:
+            yield kind, factor

@@ -1,11 +1,12 @@
 """tcdecomp_adapters.plain: modules that say themselves how they encode and where their KL is."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent, Normal, kl_divergence
 
 from tcdecomp import Posterior, TCDecomposition, attach, encode
 from tcdecomp.plugins import NoAdapterError
@@ -158,63 +159,117 @@ def kl_per_dimension(mu, logvar):
     return 0.5 * (mu**2 + logvar.exp() - 1 - logvar)
 
 
+def kl(mu, logvar):
+    return kl_per_dimension(mu, logvar).sum(1)
+
+
 def monte_carlo(z, mu, logvar):
     posterior, prior = Normal(mu, (0.5 * logvar).exp()), Normal(0.0, 1.0)
-    return (posterior.log_prob(z) - prior.log_prob(z)).sum(1).mean()
-
-
-OTHERS = {
-    "sum over the batch": (lambda z, mu, logvar: kl_per_dimension(mu, logvar).sum(), "32"),
-    "mean over dimensions": (lambda z, mu, logvar: kl_per_dimension(mu, logvar).mean(), "0.5"),
-    "beta-VAE's": (lambda z, mu, logvar: 4 * kl_per_dimension(mu, logvar).sum(1).mean(), "4"),
-    "sampled, twice": (lambda *batch: 2 * monte_carlo(*batch), r"[12]\.\d+"),
-    "nothing": (lambda z, mu, logvar: 0.0, None),
-    "negative": (lambda z, mu, logvar: -kl_per_dimension(mu, logvar).sum(1).mean(), None),
-    "not a number": (lambda z, mu, logvar: mu.sum() * float("nan"), None),
-}
+    return (posterior.log_prob(z) - prior.log_prob(z)).sum(1)
 
 
 def with_term(kl_loss):
     model = VAE()
-    model.kl_loss = kl_loss
+    model.kl_loss = lambda z, mu, logvar: kl_loss(z, mu, logvar)
     # Long weights make the KL of the first batch large enough to be told from sampling noise.
     with torch.no_grad():
         model.encoder.weight.mul_(10)
     return model
 
 
-@pytest.mark.parametrize(("kl_loss", "times"), OTHERS.values(), ids=OTHERS)
-def test_a_term_that_is_not_the_kl_is_warned_of_once(kl_loss, times):
-    model = with_term(lambda z, mu, logvar: kl_loss(z, mu, logvar))
-    kl = kl_per_dimension(*model.encode(X)).sum(1).mean()
-    attach(model, TCDecomposition(beta=6), N)
-    advice = f" .*multiply its weights by {times}, or" if times else "$"  # no weights mend it
-    message = rf"VAE.kl_loss gave \S+ for a batch whose KL is {kl:.4g} nats per item; .*\.{advice}"
-    with pytest.warns(UserWarning, match=message) as caught:
+# A term, and the options with which the criterion has its scale.
+SCALES = {
+    "sum over the batch": (lambda z, *q: kl(*q).sum(), {"reduction": "sum"}),
+    "values for each row": (lambda z, *q: kl(*q), {"reduction": "none"}),
+    "mean over dimensions": (
+        lambda z, *q: kl_per_dimension(*q).mean(),
+        {"alpha": 0.5, "beta": 0.5, "gamma": 0.5},
+    ),
+    "sum over the batch, mean over dimensions": (
+        lambda z, *q: kl_per_dimension(*q).sum() / 2,
+        {"reduction": "sum", "alpha": 0.5, "beta": 0.5, "gamma": 0.5},
+    ),
+    "a kld_weight": (
+        lambda z, *q: 0.00025 * kl(*q).mean(),
+        {"alpha": 0.00025, "beta": 0.00025, "gamma": 0.00025},
+    ),
+    "beta-VAE's": (lambda z, *q: 4 * kl(*q).mean(), {"alpha": 4, "beta": 4, "gamma": 4}),
+}
+
+
+@pytest.mark.parametrize(("term", "wanted"), SCALES.values(), ids=SCALES)
+def test_a_term_on_another_scale_is_warned_of_once_by_a_remedy_that_works(term, wanted):
+    model = with_term(term)
+    handle = attach(model, TCDecomposition(), N)
+    with pytest.warns(UserWarning, match=r"VAE.kl_loss gave .* give the criterion ") as caught:
         model.loss(X)
     assert caught[0].filename == __file__
+    model.loss(X)  # once
+    advice = str(caught[0].message).partition("give the criterion ")[2]
+    options = eval(f"dict({advice})")
+    assert options == wanted
+    handle.detach()
+    criterion = TCDecomposition(**options)
+    attach(model, criterion, N)
+    model.loss(X)  # warnings are errors
+    mu, logvar = model.encode(X)
+    batch = mu + (0.5 * logvar).exp() * torch.randn_like(mu), mu, logvar
+    torch.testing.assert_close(criterion(*batch, N), term(*batch))
+
+
+RIGHT = {
+    "mean": (lambda z, *q: kl(*q).mean(), {"beta": 6}),
+    "sum": (lambda z, *q: kl(*q).sum(), {"beta": 6, "reduction": "sum"}),
+    "none": (lambda z, *q: kl(*q), {"beta": 6, "reduction": "none"}),
+    "sampled": (lambda *batch: monte_carlo(*batch).mean(), {"beta": 6}),
+    "a beta-VAE's, with its beta on the TC": (lambda z, *q: 6 * kl(*q).mean(), {"beta": 6}),
+    "to the standard normal, beside a prior": (
+        lambda z, *q: kl(*q).mean(),
+        {"prior": Normal(1.0, 2.0)},
+    ),
+    "to the same prior": (lambda *batch: to_prior(*batch).mean(), {"prior": Normal(1.0, 2.0)}),
+    "to a third prior": (lambda *batch: 3.3 * to_prior(*batch).mean(), {"prior": Normal(1.0, 1.0)}),
+    "unchecked": (lambda z, *q: kl(*q).sum(), {"validate": False}),
+}
+
+
+def to_prior(z, mu, logvar):
+    return kl_divergence(Normal(mu, (0.5 * logvar).exp()), Normal(1.0, 2.0)).sum(1)
+
+
+@pytest.mark.parametrize(("term", "options"), RIGHT.values(), ids=RIGHT)
+def test_a_term_on_the_criterions_scale_is_not_warned_of(term, options):
+    model = with_term(term)
+    attach(model, TCDecomposition(**options), N)
     model.loss(X)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_a_term_that_is_the_kl_is_not_warned_of(reduction):
-    reduced = {"mean": torch.mean, "sum": torch.sum, "none": lambda kl: kl}[reduction]
-    model = with_term(lambda z, mu, logvar: reduced(kl_per_dimension(mu, logvar).sum(1)))
-    attach(model, TCDecomposition(beta=6, reduction=reduction), N)
-    model.loss(X)
+@pytest.mark.parametrize(
+    ("term", "prior"), [(to_prior, Normal(1.0, 2.0)), (monte_carlo, None)], ids=["prior", "sampled"]
+)
+def test_a_sum_is_noticed_beside_a_prior_or_noise(term, prior):
+    model = with_term(lambda *batch: term(*batch).sum())
+    attach(model, TCDecomposition(prior=prior), N)
+    with pytest.warns(UserWarning, match='give the criterion reduction="sum"$'):
+        model.loss(X)
 
 
-def test_a_sampled_kl_is_not_warned_of():
-    model = with_term(monte_carlo)
+@pytest.mark.parametrize(
+    "term",
+    [lambda z, mu, logvar: 0.0, lambda z, *q: -kl(*q).mean(), lambda z, mu, _: mu.sum() * math.nan],
+    ids=["nothing", "negative", "not a number"],
+)
+def test_a_term_that_no_options_match_is_warned_of_without_advice(term):
+    model = with_term(term)
     attach(model, TCDecomposition(beta=6), N)
-    model.loss(X)
+    with pytest.warns(UserWarning, match=r"gave \S+ where the criterion .* gives \S+, weighted$"):
+        model.loss(X)
 
 
-def test_a_term_of_another_shape_is_warned_of():
-    model = with_term(lambda z, mu, logvar: kl_per_dimension(mu, logvar).sum(1))
+def test_a_term_of_an_odd_shape_is_warned_of():
+    model = with_term(lambda z, mu, logvar: kl_per_dimension(mu, logvar))
     attach(model, TCDecomposition(), N)
-    message = r"VAE.kl_loss gave shape \(32,\); the criterion .* gives \(\) with reduction='mean'"
-    with pytest.warns(UserWarning, match=message):
+    with pytest.warns(UserWarning, match=r"VAE.kl_loss gave shape \(32, 2\), and the criterion"):
         model.loss(X)
 
 
@@ -240,24 +295,17 @@ def test_a_term_that_cannot_be_compared_is_warned_of_and_replaced(kl_loss, error
     assert handle.terms() is not None
 
 
-@pytest.mark.parametrize("options", [{"prior": Normal(1.0, 2.0)}, {"validate": False}])
-def test_with_a_prior_or_unchecked_nothing_is_compared(options):
-    model = with_term(OTHERS["sum over the batch"][0])
-    attach(model, TCDecomposition(**options), N)
-    model.loss(X)
-
-
 def test_a_batch_without_kl_leaves_the_comparison_to_the_next():
-    model = with_term(OTHERS["sum over the batch"][0])
+    model = with_term(SCALES["sum over the batch"][0])
     attach(model, TCDecomposition(), N)
     zero = torch.zeros(32, 2)
     assert model.kl_loss(torch.randn(32, 2), zero, zero) == 0
-    with pytest.warns(UserWarning, match="multiply its weights by 32"):
+    with pytest.warns(UserWarning, match='give the criterion reduction="sum"$'):
         model.loss(X)
 
 
 def test_nothing_is_compared_under_compile():
-    model = with_term(OTHERS["sum over the batch"][0])
+    model = with_term(SCALES["sum over the batch"][0])
     attach(model, TCDecomposition(), N)
     compiled = torch.compile(model.loss, backend="eager", fullgraph=True)
     with torch.no_grad():
@@ -282,8 +330,9 @@ def test_the_comparison_leaves_random_numbers_and_gradients_alone():
     assert grad_modes == [False]
 
 
-def test_a_single_row_is_compared_where_the_criterion_takes_it():
-    model = with_term(OTHERS["mean over dimensions"][0])
+def test_a_single_row_leaves_a_sum_to_the_next_batch():
+    model = with_term(SCALES["sum over the batch"][0])
     attach(model, TCDecomposition(beta=6, estimator="inclusive"), N)
-    with pytest.warns(UserWarning, match=r"multiply its weights by 0\.5"):
-        model.loss(X[:1])
+    model.loss(X[:1])
+    with pytest.warns(UserWarning, match='give the criterion reduction="sum"$'):
+        model.loss(X)
