@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 
 import torch
 from torch import Generator, Tensor, distributed
@@ -14,8 +14,18 @@ from torch.nn import functional as F  # noqa: N812
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["Division", "GlobalBatch", "Group", "check_group", "resolve_group", "shared_refusal"]
+__all__ = [
+    "Division",
+    "GlobalBatch",
+    "Group",
+    "check_agreement",
+    "check_group",
+    "made_by_each",
+    "resolve_group",
+    "shared_refusal",
+]
 
+T = TypeVar("T")
 Group = Union["ProcessGroup", Literal["world"], None]
 
 _FINE, _EMPTY, _REFUSED = range(3)
@@ -120,11 +130,7 @@ class GlobalBatch:
         states, self.rows, *values = (list(column) for column in zip(*answers, strict=True))
         _check_states(states)
         for name, by_rank in zip(said, values, strict=False):
-            if len(set(by_rank)) > 1:
-                raise ValueError(
-                    f"{name} must be the same in every process of process_group; got {by_rank} "
-                    "by rank"
-                )
+            check_agreement(name, by_rank)
 
     @property
     def size(self) -> int:
@@ -151,17 +157,53 @@ class GlobalBatch:
         return [part[:count] for part, count in zip(parts, self.rows, strict=True)]
 
 
+def check_agreement(name: str, by_rank: Sequence[Any]) -> None:
+    """Raise a ValueError with the name if the processes did not say the same."""
+    if len(set(by_rank)) > 1:
+        raise ValueError(
+            f"{name} must be the same in every process of process_group; got {list(by_rank)} "
+            "by rank"
+        )
+
+
+def made_by_each(make: Callable[[], T], group: ProcessGroup | None) -> list[T]:
+    """Return what each process of a group makes, in the order of the ranks.
+
+    The objects are pickled: for once in an evaluation, not for every step of a training.
+
+    Raises
+    ------
+    ValueError
+        If ``make`` raises in another process. An error in this process is raised as it is.
+    """
+    if group is None:
+        return [make()]
+    answers: list[Any] = [None] * distributed.get_world_size(group)
+    try:
+        own = (make(),)
+    except Exception:
+        distributed.all_gather_object(answers, None, group)
+        raise
+    distributed.all_gather_object(answers, own, group)
+    if refused := [str(rank) for rank, answer in enumerate(answers) if answer is None]:
+        raise ValueError(f"rank {', '.join(refused)} raised an error; see its traceback")
+    return [answer for (answer,) in answers]
+
+
 class Division:
-    """Work on one data set, divided among the processes of a group; all of it where there is none.
+    """Work on one data set, divided among the processes of a group; all of it without a group.
 
     Parameters
     ----------
     process_group : ProcessGroup or "world", optional
         The processes.
+    gathered : bool
+        Whether every process has the rows of all processes already.
     """
 
-    def __init__(self, process_group: Group = None) -> None:
+    def __init__(self, process_group: Group = None, *, gathered: bool = False) -> None:
         self.group = resolve_group(process_group)
+        self.gathered = gathered
         self.rank, self.count = 0, 1
         if self.group is not None:
             self.rank = distributed.get_rank(self.group)
@@ -169,7 +211,9 @@ class Division:
 
     def rows(self, tensor: Tensor, agree: Mapping[str, int]) -> Tensor:
         """Return the rows of all processes, which agree as those of a :class:`GlobalBatch`."""
-        return tensor if self.group is None else GlobalBatch(self.group, tensor, agree).all(tensor)
+        if self.group is None or self.gathered:
+            return tensor
+        return GlobalBatch(self.group, tensor, agree).all(tensor)
 
     def mine(self, size: int) -> range:
         """Return which of so many pieces of work are this process's."""

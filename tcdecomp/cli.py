@@ -18,7 +18,7 @@ from typing import Any
 
 from tcdecomp.plugins.registry import survey
 from tcdecomp.scoring import Report, score
-from tcdecomp.scoring.files import FileError, read_npz
+from tcdecomp.scoring.files import FileError, read_scorable
 from tcdecomp.scoring.plots import picture_kinds
 
 __all__ = ["main"]
@@ -26,11 +26,13 @@ __all__ = ["main"]
 _FILE = """\
 FILE is an npz file, as numpy.savez writes it, with these arrays of the N items of a data set:
 
-  mu (N, D) and logvar (N, D)   means and log-variances of the posteriors
-  codes (N, D), or mu alone     in their place: a score without the terms
-  factors (N, K) or (N,)        the true factors, for the MIG; may be left out
+  mu (N, D)                 means of the posteriors (or mean, loc)
+  logvar (N, D)             their log-variances (or log_var); or their standard deviations as std
+                            (sigma, scale), with their logarithm as log_std, or variances as var
+  codes (N, D)              in place of these, or mu alone: a score without the terms
+  factors (N, K) or (N,)    the true factors (or labels), for the MIG; may be left out
 
-Others are not read, and nothing is unpickled."""
+Arrays with other names are not read; stderr names them. Nothing is unpickled."""
 _STATES = {
     "registered": "registered by hand",
     "ready": "ready",
@@ -136,7 +138,9 @@ def _score(options: argparse.Namespace) -> int:
         _check_picture(options.plot)  # before what may take long
     mig = {"n_bins": options.n_bins, "discrete_factors": not options.continuous}
     try:
-        values, factors = _read(options.file)
+        values, factors, unread = read_scorable(options.file)
+        if unread:
+            print(f"tcdecomp: {options.file}: not read: {', '.join(unread)}", file=sys.stderr)
         report = score(values, factors=factors, num_samples=options.num_samples, mig=mig)
         text = report.to_json() if options.json else str(report)
     except FileError as error:
@@ -148,19 +152,6 @@ def _score(options: argparse.Namespace) -> int:
     if options.plot is not None:
         _draw(report, options.plot)
     return 0
-
-
-def _read(path: Path) -> tuple[Any, Any]:
-    """Return what ``score`` takes: posteriors or codes, and factors or None."""
-    arrays = read_npz(path, ("mu", "logvar", "codes", "factors"))
-    got = ", ".join(arrays)
-    if ("codes" in arrays) == ("mu" in arrays):
-        raise FileError(f"{path}: must hold either mu or codes; got {got}")
-    if "codes" in arrays and "logvar" in arrays:
-        raise FileError(f"{path}: must hold mu beside logvar; got {got}")
-    factors = arrays.pop("factors", None)
-    values = tuple(arrays.values())  # in the order above
-    return (values if len(values) > 1 else values[0]), factors
 
 
 def _check_picture(path: Path) -> None:

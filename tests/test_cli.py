@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from adapter_source import adapter
-from tcdecomp import cli, hookimpl, score
+from tcdecomp import _progress, cli, hookimpl, score
 from tcdecomp.demo import __main__ as demo
 from tcdecomp.plugins import registry
 from tcdecomp.scoring.files import FileError, read_npz
@@ -28,6 +28,12 @@ pytestmark = pytest.mark.usefixtures("no_plugins")
 
 GRID = np.indices((4, 4)).reshape(2, 16).T
 MU, LOGVAR = GRID - GRID.mean(0), np.full((16, 2), -3.0)
+
+
+@pytest.fixture(autouse=True)
+def _no_progress(monkeypatch):
+    """Keep a slow machine's progress bar out of stderr."""
+    monkeypatch.setattr(_progress, "PATIENCE", 1e9)
 
 
 @pytest.fixture
@@ -101,12 +107,39 @@ def test_other_commands_of_the_page_are_understood():
 
 
 def test_tables_and_json_are_those_of_the_report(run):
-    np.savez("all.npz", mu=MU, logvar=LOGVAR, factors=GRID, other=np.array({}, dtype=object))
+    np.savez("all.npz", mu=MU, logvar=LOGVAR, factors=GRID)
     report = score((MU, LOGVAR), factors=GRID)
     assert run("score", "all.npz") == (0, f"{report}\n", "")
     status, out, err = run("score", "all.npz", "--json")
     assert (status, err) == (0, "")
     assert json.loads(out) == report.to_dict()
+
+
+SPREADS = {
+    "log_var": LOGVAR,
+    "log_std": LOGVAR / 2,
+    "std": np.exp(LOGVAR / 2),
+    "sigma": np.exp(LOGVAR / 2),
+    "var": np.exp(LOGVAR),
+}
+
+
+@pytest.mark.parametrize("name", SPREADS)
+@pytest.mark.parametrize(("mean", "labels"), [("mu", "factors"), ("loc", "labels")])
+def test_arrays_of_other_names_are_read(run, name, mean, labels):
+    np.savez("all.npz", **{mean: MU, name: SPREADS[name], labels: GRID})
+    status, out, err = run("score", "all.npz", "--json")
+    assert (status, err) == (0, "")
+    report = score((MU, LOGVAR), factors=GRID)
+    assert json.loads(out)["kl"] == pytest.approx(report.to_dict()["kl"])
+    assert json.loads(out)["mig"] == report.mig.score
+
+
+def test_arrays_that_are_not_read_are_named(run):
+    other = {"colour": GRID, "notes": np.array({}, dtype=object), "std": np.exp(LOGVAR / 2)}
+    np.savez("all.npz", mu=MU, logvar=LOGVAR, **other)
+    status, _, err = run("score", "all.npz")
+    assert (status, err) == (0, "tcdecomp: all.npz: not read: colour, notes, std\n")
 
 
 @pytest.mark.parametrize("name", ["mu", "codes"])
@@ -181,18 +214,25 @@ def test_without_matplotlib_the_error_names_the_extra(run, monkeypatch):
 BAD = {
     "nothing": (
         {"other": MU},
-        "data.npz: must hold one or more of mu, logvar, codes, factors; got other",
+        "data.npz: must hold either mu or codes; got other",
     ),
-    "both": ({"codes": MU, "mu": MU}, "data.npz: must hold either mu or codes; got mu, codes"),
+    "both": ({"codes": MU, "mu": MU}, "data.npz: must hold either mu or codes; got codes, mu"),
     "no mu": ({"logvar": MU}, "data.npz: must hold either mu or codes; got logvar"),
     "codes with logvar": (
         {"codes": MU, "logvar": LOGVAR},
-        "data.npz: must hold mu beside logvar; got logvar, codes",
+        "data.npz: must hold mu beside logvar; got codes, logvar",
     ),
     "pickled": (
         {"mu": np.array([{}], dtype=object)},
-        "data.npz: cannot be read: Object arrays cannot be loaded when allow_pickle=False",
+        "data.npz: mu must be an array of numbers; got an array of Python objects",
     ),
+    "ragged": (
+        {"mu": np.array([[1, 2], [3]], dtype=object), "logvar": LOGVAR},
+        "mu must be an array of numbers; .* Rows of different lengths",
+    ),
+    "no spread": ({"mu": MU, "std": 0 * LOGVAR}, "data.npz: std must be positive; got -?0.0"),
+    "words for a spread": ({"mu": MU, "var": MU.astype(str)}, "logvar must hold real numbers"),
+    "raw bfloat16": ({"mu": MU.astype("V2"), "logvar": LOGVAR}, "mu must hold real numbers; got"),
     "shapes": ({"mu": MU, "logvar": LOGVAR[:3]}, r"npz: mu and logvar must share one shape"),
     "complex": ({"mu": MU * 1j, "logvar": LOGVAR}, "mu must hold real numbers; got dtype complex"),
     "nan": ({"mu": MU * np.nan, "logvar": LOGVAR}, "mu must be finite; got nan at row 0, column 0"),
@@ -368,7 +408,7 @@ def test_the_version(run):
     ("command", "parts"),
     [
         ([], ["score", "plugins", "demo", "--version"]),
-        (["score"], ["FILE", "--json", "--plot", "mu (N, D) and logvar (N, D)"]),
+        (["score"], ["FILE", "--json", "--plot", "logvar (N, D)", "(sigma, scale)"]),
         (["plugins"], ["which cannot be loaded"]),
     ],
 )

@@ -21,7 +21,7 @@ FLOORS = [
     {"minibatch"},
     {"kernels", "priors"},
     {"posterior", "schedules"},
-    {"terms", "metrics", "_checks", "_autocast", "_processes"},
+    {"terms", "metrics", "_checks", "_autocast", "_processes", "_progress"},
 ]
 ROOTS = [Path(package.__file__).parent for package in (tcdecomp, tcdecomp_adapters)]
 

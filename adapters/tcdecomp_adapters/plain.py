@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tcdecomp import Posterior, TCDecomposition, hookimpl
-from tcdecomp.plugins import Attachment
+from tcdecomp.plugins import Attachment, called_with
 
 __all__ = ["tcdecomp_attach", "tcdecomp_encode"]
 
@@ -33,7 +33,7 @@ def tcdecomp_encode(model: Any, batch: Any) -> Any:
     encode = getattr(model, "encode", None)
     if not callable(encode):
         return None
-    answer = encode(batch)
+    answer = called_with(encode, batch)
     if answer is None:
         raise TypeError(f"{type(model).__name__}.encode must return a posterior; got None")
     return answer

@@ -7,7 +7,7 @@ from typing import NamedTuple, SupportsIndex
 from torch import Generator, Tensor
 
 from tcdecomp._checks import checked_int
-from tcdecomp._processes import Group, resolve_group, shared_refusal
+from tcdecomp._processes import Division, Group, shared_refusal
 from tcdecomp.dataset.sampling import sample_densities
 from tcdecomp.priors import Prior
 from tcdecomp.terms import Terms
@@ -110,7 +110,8 @@ def decompose_dataset(
     >>> bool(terms.total_correlation.abs() < 1 and error.total_correlation < 0.1)
     True
     """
-    with shared_refusal(resolve_group(process_group), mu):
+    division = Division(process_group)
+    with shared_refusal(division.group, mu):
         samples = checked_samples(num_samples)
     whole, *_ = sample_densities(
         mu,
@@ -118,7 +119,7 @@ def decompose_dataset(
         samples=samples,
         generator=generator,
         prior=prior,
-        process_group=process_group,
+        division=division,
     )
     return DatasetTerms(*whole.terms(), samples)
 

@@ -26,7 +26,7 @@ import torch
 from torch import Generator, Tensor
 
 from tcdecomp._checks import check_tensors
-from tcdecomp._processes import Group, resolve_group, shared_refusal
+from tcdecomp._processes import Division, Group, shared_refusal
 from tcdecomp.dataset.decomposition import DatasetTerms, checked_samples
 from tcdecomp.dataset.sampling import sample_densities
 from tcdecomp.decomposition import decompose
@@ -67,12 +67,12 @@ class GroupTerms(NamedTuple):
 
     def __str__(self) -> str:
         """Return a table, in nats, whose columns sum to the last row: all but the errors of TC."""
-        width = max(map(len, (*self.groups, "between")))
+        width = max(map(len, (*self.groups, "(between)")))
         lines = [f"{'':{width}}{'KL':>10}{'DWKL':>10}{'MI':>10}{'TC':>10}{'+-':>10}"]
         zero = torch.zeros_like(self.between)
         between = zero, zero, -self.between, self.between, self.between_error
         rows = {name: _row(result) for name, result in self.groups.items()}
-        for name, row in (*rows.items(), ("between", between), ("all", _row(self.whole))):
+        for name, row in (*rows.items(), ("(between)", between), ("(all)", _row(self.whole))):
             cells = (round(cell.item(), 4) + 0.0 for cell in row)  # + 0.0: no -0.0000
             lines.append(f"{name:{width}}" + "".join(f"{cell:10.4f}" for cell in cells))
         return "\n".join(lines)
@@ -147,7 +147,29 @@ def decompose_groups(
     >>> bool(result.groups["a"].terms.total_correlation > 1 > result.between)
     True
     """
-    with shared_refusal(resolve_group(process_group), mu):
+    return grouped_terms(
+        mu,
+        logvar,
+        groups,
+        num_samples=num_samples,
+        generator=generator,
+        prior=prior,
+        division=Division(process_group),
+    )
+
+
+def grouped_terms(
+    mu: Tensor,
+    logvar: Tensor,
+    groups: Groups,
+    *,
+    num_samples: SupportsIndex,
+    generator: Generator | None,
+    prior: Prior,
+    division: Division,
+) -> GroupTerms:
+    """Return what :func:`decompose_groups` does, with the work divided among processes."""
+    with shared_refusal(division.group, mu):
         samples = checked_samples(num_samples)
         check_tensors(mu=mu, logvar=logvar)
         parts = _checked(groups, mu.shape[1])
@@ -159,7 +181,7 @@ def decompose_groups(
         samples=samples,
         generator=generator,
         prior=prior,
-        process_group=process_group,
+        division=division,
     )
     within = torch.stack([part.joint - part.product for part in rest[: len(parts)]]).sum(0)
     between, error = whole.regression.mean(whole.joint - whole.product - within)

@@ -8,17 +8,17 @@ the one that has to be sampled, log q(z).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 from torch.distributions import Distribution
-from tqdm.auto import tqdm
 
 from tcdecomp._autocast import no_autocast
 from tcdecomp._checks import check_finite, check_logvar, check_tensors
-from tcdecomp._processes import Division, Group, shared_refusal
+from tcdecomp._processes import Division, shared_refusal
+from tcdecomp._progress import progress
 from tcdecomp.dataset.quadrature import mean_log_marginals
 from tcdecomp.kernels import log_sum
 from tcdecomp.kernels.components import Components
@@ -102,14 +102,13 @@ def sample_densities(
     samples: int,
     generator: Generator | None,
     prior: Prior,
-    process_group: Group = None,
+    division: Division,
 ) -> list[Densities]:
     """Return the densities of all dimensions, and those of each group at the same samples.
 
     Parameters and errors are those of :func:`tcdecomp.decompose_dataset`; a group is a list of
     distinct dimensions.
     """
-    division = Division(process_group)
     posterior, factors = _all_rows(mu, logvar, samples, prior, division)
     with torch.no_grad(), no_autocast(posterior.mu.device):
         data = _DataSet(posterior, factors, division)
@@ -158,7 +157,7 @@ def _divided(
 ) -> list[list[Tensor]]:
     """Return the densities of all chunks of items; each process computes some of them."""
     mine, results = set(division.mine(len(chunks))), []
-    for number, items in enumerate(_progress(chunks)):
+    for number, items in enumerate(progress(chunks, "samples of q(z)")):
         z = data.sample(items, generator)  # all of them, to draw the same
         if number in mine:
             results.append(data.log_densities(z, items, groups))
@@ -180,11 +179,6 @@ def _items(mu: Tensor, samples: int, generator: Generator | None) -> tuple[Tenso
         for _ in range(math.ceil(samples / len(mu)))
     ]
     return torch.split(torch.cat(rounds)[:samples], POINTS)
-
-
-def _progress(chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
-    # Shown on a terminal only, and only where there is something to wait for.
-    return iter(tqdm(chunks, "samples of q(z)", delay=2, disable=None, leave=False))
 
 
 class _DataSet:

@@ -3,15 +3,17 @@
 from tcdecomp._checks import checked_int
 from tcdecomp.plugins.attachment import Attachment, check_criterion, for_own_rows
 from tcdecomp.plugins.hooks import hookimpl
-from tcdecomp.plugins.models import as_posterior, attach, encode
+from tcdecomp.plugins.models import answer_of, as_posterior, attach, called_with, encode
 from tcdecomp.plugins.registry import NoAdapterError, Status, register, survey, unregister
 
 __all__ = [
     "Attachment",
     "NoAdapterError",
     "Status",
+    "answer_of",
     "as_posterior",
     "attach",
+    "called_with",
     "check_criterion",
     "checked_int",
     "encode",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Any, SupportsIndex
 
 from torch import Generator, nn
@@ -15,7 +17,7 @@ from tcdecomp.plugins.attachment import Attachment
 from tcdecomp.plugins.registry import ask
 from tcdecomp.posterior import Posterior
 
-__all__ = ["as_posterior", "attach", "encode"]
+__all__ = ["answer_of", "as_posterior", "attach", "called_with", "encode"]
 
 
 def encode(model: Any, batch: Any, *, generator: Generator | None = None) -> Posterior:
@@ -58,9 +60,40 @@ def encode(model: Any, batch: Any, *, generator: Generator | None = None) -> Pos
     >>> encode(Encoder(5, 6), torch.zeros(8, 5)).z.shape
     torch.Size([8, 3])
     """
-    model = _unwrapped(model)
-    answer = ask("tcdecomp_encode", model, batch=batch)
-    return as_posterior(answer, type(model).__name__, generator=generator)
+    name = type(_unwrapped(model)).__name__
+    return as_posterior(answer_of(model, batch), name, generator=generator)
+
+
+def answer_of(model: Any, batch: Any) -> Any:
+    """Return what the model's adapter answers for a batch; :func:`as_posterior` reads it.
+
+    Parameters and errors are those of :func:`encode`.
+    """
+    return ask("tcdecomp_encode", _unwrapped(model), batch=batch)
+
+
+def called_with(function: Callable[..., Any], inputs: Any) -> Any:
+    """Call an encoder with its inputs.
+
+    A tuple or list of inputs is passed entry by entry if the encoder has more than one parameter
+    without a default, or ``*args`` alone.
+    """
+    if isinstance(inputs, tuple | list) and _takes_several(function):
+        return function(*inputs)
+    return function(inputs)
+
+
+def _takes_several(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # of a function that is not written in Python
+        return False
+    kinds = [parameter.kind for parameter in parameters]
+    if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL:
+        return True
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.kind in positional and p.default is p.empty]
+    return len(needed) > 1
 
 
 def attach(

@@ -1,8 +1,8 @@
-"""One pass of a model over a data set, of which nothing but posteriors and factors is kept."""
+"""One pass of a model over the batches of a data set. It keeps posteriors and factors only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -11,130 +11,121 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
-from tqdm.auto import tqdm
 
-from tcdecomp.plugins import NoAdapterError, as_posterior, encode
-from tcdecomp.posterior import Posterior
-from tcdecomp.scoring.loaders import factors_of
+from tcdecomp._progress import progress
+from tcdecomp.plugins import NoAdapterError, answer_of, as_posterior, called_with
+from tcdecomp.scoring.loaders import (
+    FactorsIn,
+    InputsIn,
+    absence_of,
+    described,
+    factors_of,
+    inputs_of,
+)
 
 __all__ = ["Collected", "collect"]
 
 
 class Collected(NamedTuple):
-    """What a pass yields, in the order of the batches.
+    """What a pass gives, in the order of the batches.
 
     Attributes
     ----------
-    mu, logvar : Tensor, shape (N, D)
-        On the device on which the model has put them, without a graph.
+    mu : Tensor, shape (N, D)
+        Means, or codes, on the device of the model, without a graph.
+    logvar : Tensor, shape (N, D), or None
+        Log-variances. None if the model returns codes alone.
     factors : ndarray, shape (N, K) or (N,), or None
-        None where the batches have none, or none were asked for.
+        None if the batches have no factors.
+    absence : str
+        Why there are no factors.
     """
 
     mu: Tensor
-    logvar: Tensor
+    logvar: Tensor | None
     factors: NDArray[Any] | None
+    absence: str
 
     def first(self, rows: int) -> Collected:
-        """Return so many rows of it."""
-        factors = None if self.factors is None else self.factors[:rows]
-        return Collected(self.mu[:rows], self.logvar[:rows], factors)
+        """Return the first rows."""
+        mu, logvar, factors, absence = self
+        logvar = None if logvar is None else logvar[:rows]
+        return Collected(mu[:rows], logvar, None if factors is None else factors[:rows], absence)
 
 
 def collect(
     model: Any,
     batches: Iterable[Any],
-    find_factors: Callable[[Any], Any] | None = factors_of,
-    *,
-    inputs: Callable[[Any], Any] | None = None,
-    device: torch.device | str | None = None,
+    inputs: InputsIn,
+    factors: FactorsIn,
+    device: torch.device | str | None,
 ) -> Collected:
-    """Encode all batches in eval mode; parameters and errors are those of :func:`tcdecomp.score`.
-
-    Parameters
-    ----------
-    model, batches, inputs, device
-        As there.
-    find_factors : callable, optional
-        Returns a batch's factors, or None; without it there are none.
-    """
+    """Encode all batches in eval mode, as :func:`tcdecomp.score` says."""
     _check_batches(batches)
-    encoder = _Encoder(model, inputs or _first_entry, device)
+    encoder, parts, absence = _Encoder(model, inputs, device), [], ""
     with _evaluating(model):
-        parts = [
-            _part(encoder(batch), None if find_factors is None else find_factors(batch))
-            for batch in _progress(batches)
-        ]
+        for batch in progress(batches, "score"):
+            mu, logvar = encoder(batch)
+            rows = factors_of(batch, factors, rows=len(mu))
+            parts.append((mu, logvar, rows))
+            if rows is None and not absence:
+                absence = absence_of(batch, factors)
     if not parts:
         raise ValueError("batches must yield at least one batch; got none")
-    _check_columns("The model's mu and logvar", [part.mu for part in parts])
-    mu, logvar = (torch.cat(moments) for moments in list(zip(*parts, strict=True))[:2])
-    return Collected(mu, logvar, _joined([part.factors for part in parts]))
+    mus, logvars, found = (list(column) for column in zip(*parts, strict=True))
+    return Collected(
+        torch.cat(_alike("The model's mu and logvar", mus)),
+        torch.cat(logvars) if _all_or_none("log-variances", logvars) else None,
+        np.concatenate(_alike("factors", found)) if _all_or_none("factors", found) else None,
+        absence,
+    )
 
 
-def _progress(batches: Iterable[Any]) -> Iterator[Any]:
-    # As in decompose_dataset: on a terminal, and only where there is something to wait for.
-    return iter(tqdm(batches, "score", delay=2, disable=None, leave=False))
-
-
-def _part(posterior: Posterior, factors: Any) -> Collected:
-    """Copy what is to be kept: views would keep the whole batch."""
-    mu, logvar = posterior.mu.detach().clone(), posterior.logvar.detach().clone()
-    if factors is None:
-        return Collected(mu, logvar, None)
-    if isinstance(factors, Tensor):
-        factors = factors.numpy(force=True)
-    # As objects, a list's numbers and missing values do not become strings beside a string.
-    dtype = object if isinstance(factors, list | tuple) else None
-    rows = np.array(factors, dtype=dtype)
-    if rows.ndim not in (1, 2) or len(rows) != len(mu):
+def _all_or_none(what: str, parts: list[Any]) -> bool:
+    missing = [index for index, part in enumerate(parts) if part is None]
+    if 0 < len(missing) < len(parts):
         raise ValueError(
-            f"factors must have shape (M,) or (M, K) in a batch of M = {len(mu)} items; "
-            f"got shape {rows.shape}"
+            f"{what} must be in all batches or in none; got none in batch {missing[0]}"
         )
-    return Collected(mu, logvar, rows)
+    return not missing
 
 
-def _joined(parts: list[NDArray[Any] | None]) -> NDArray[Any] | None:
-    found = [part for part in parts if part is not None]
-    if not found:
-        return None
-    if len(found) < len(parts):
-        index = next(index for index, part in enumerate(parts) if part is None)
-        raise ValueError(f"factors must be in all batches or in none; got none in batch {index}")
-    _check_columns("factors", found)
-    return np.concatenate(found)
-
-
-def _check_columns(what: str, parts: Sequence[Tensor | NDArray[Any]]) -> None:
-    first = tuple(parts[0].shape[1:])
+def _alike(what: str, parts: list[Any]) -> list[Any]:
+    """Return the parts, if they have equally many columns."""
+    first = tuple(parts[0].shape)
     for index, part in enumerate(parts):
-        if tuple(part.shape[1:]) != first:
+        if tuple(part.shape[1:]) != first[1:]:
             raise ValueError(
-                f"{what} must have equally many columns in all batches; got shape "
-                f"{tuple(parts[0].shape)} in batch 0 and {tuple(part.shape)} in batch {index}"
+                f"{what} must have equally many columns in all batches; got shape {first} in "
+                f"batch 0 and {tuple(part.shape)} in batch {index}"
             )
-
-
-def _first_entry(batch: Any) -> Any:
-    return batch[0] if isinstance(batch, Sequence) and not isinstance(batch, str) else batch
+    return parts
 
 
 class _Encoder:
-    """Batch to posterior, by the adapter that serves the model or else by calling it."""
+    """From a batch to (mu, logvar) or codes, by the model's adapter or by calling the model."""
 
-    def __init__(
-        self, model: Any, inputs: Callable[[Any], Any], device: torch.device | str | None
-    ) -> None:
+    def __init__(self, model: Any, inputs: InputsIn, device: torch.device | str | None) -> None:
         self.model, self.inputs, self.device = model, inputs, device
+        self.name = getattr(model, "__name__", type(model).__name__)
         self.called = False
 
-    def __call__(self, batch: Any) -> Posterior:
-        x = self.inputs(batch)
+    def __call__(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        x = inputs_of(batch, self.inputs)
         if self.device is not None:
             x = _moved(x, self.device)
+        answer = self._answer(x, batch)
+        # Copies: views would keep the whole batch.
+        if isinstance(answer, Tensor) and answer.dim() == 2 and answer.is_floating_point():
+            return answer.detach().clone(), None
+        posterior = as_posterior(answer, self.name)
+        return posterior.mu.detach().clone(), posterior.logvar.detach().clone()
+
+    def _answer(self, x: Any, batch: Any) -> Any:
         try:
-            return self._posterior(x)
+            return self._encoded(x)
+        except NoAdapterError:
+            raise
         except RuntimeError as error:
             if apart := _devices_apart(self.model, x):
                 there, here = apart
@@ -143,18 +134,29 @@ class _Encoder:
                     f'score(..., device="{there}") moves them'
                 ) from error
             raise
+        except (AttributeError, KeyError, TypeError) as error:
+            if self.inputs is not None or isinstance(batch, Tensor):
+                raise
+            taken = "a batch" if x is batch else "the first entry of a batch"
+            raise ValueError(
+                f"{self.name} cannot encode {taken} ({type(error).__name__}: {error}). A batch is "
+                f"{described(batch)}; inputs= says what of it the model gets, such as "
+                'inputs="image" or inputs=lambda batch: batch'
+            ) from error
 
-    def _posterior(self, x: Any) -> Posterior:
+    def _encoded(self, x: Any) -> Any:
         if not self.called:
             try:
-                return encode(self.model, x)
+                return answer_of(self.model, x)
             except NoAdapterError as error:
                 if isinstance(self.model, nn.Module) or not callable(self.model):
-                    raise
-                error.__traceback__ = None  # whose frames would keep the batch
-                self.called = True  # once and for all: to look for adapters takes long
-        name = getattr(self.model, "__name__", type(self.model).__name__)
-        return as_posterior(self.model(x), name)
+                    raise NoAdapterError(
+                        f"{error} Or pass a function in place of the model: score takes one that "
+                        "returns (mu, logvar) for the inputs of a batch"
+                    ) from None
+                error.__traceback__ = None  # its frames would keep the batch
+                self.called = True  # from now on: the search for adapters takes long
+        return called_with(self.model, x)
 
 
 def _moved(x: Any, device: torch.device | str) -> Any:

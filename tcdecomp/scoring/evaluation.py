@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -14,15 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator
 
-from tcdecomp._processes import Division, Group
+from tcdecomp._processes import Division, Group, check_agreement, made_by_each
 from tcdecomp.dataset.decomposition import checked_samples
-from tcdecomp.dataset.groups import decompose_groups
+from tcdecomp.dataset.groups import grouped_terms
 from tcdecomp.metrics import MutualInfoGap, mutual_info_gap
 from tcdecomp.priors import Prior, check_prior
-from tcdecomp.scoring.items import Items, read_items
-from tcdecomp.scoring.loaders import varying_factors
+from tcdecomp.scoring.items import Items, joined, read_items
+from tcdecomp.scoring.loaders import InputsIn
 from tcdecomp.scoring.report import Report
-from tcdecomp.scoring.sharing import gathered
 from tcdecomp.scoring.units import active_units, by_activity, check_threshold, grouped_tc
 
 __all__ = ["score"]
@@ -33,7 +32,7 @@ def score(
     batches: Iterable[Any] | None = None,
     factors: Any = None,
     *,
-    inputs: Callable[[Any], Any] | None = None,
+    inputs: InputsIn = None,
     device: torch.device | str | None = None,
     prior: Prior = None,
     num_samples: SupportsIndex = 10_000,
@@ -44,66 +43,69 @@ def score(
 ) -> Report:
     """Score a model over a data set: the terms of its KL, its active units and its MIG.
 
-    One pass over the batches, without gradients and with a progress bar if it is long, keeps the
-    means, log-variances and factors of each batch and nothing else. The model is in eval mode
-    meanwhile, and each of its submodules in its own mode afterwards, whatever happens. Torch's
-    global random generators (CPU and CUDA) are left as they were.
+    The model encodes each batch once, in eval mode and without gradients. Of each batch, score
+    keeps the means, the log-variances and the factors. Afterwards each submodule is in the mode
+    that it was in before, and torch's global random generators (CPU and CUDA) are unchanged, even
+    after an error. A run of more than some seconds shows its progress on stderr.
 
     Parameters
     ----------
     model : object
-        What :func:`tcdecomp.encode` takes; or a callable that returns a Posterior, a (mu, logvar)
-        pair or a torch ``Normal`` for what it is given. Without ``batches``, what there is of the
-        whole data set: one of these three, shape (N, D), or codes (N, D) alone, as an array, a
-        tensor or a data frame. Codes alone have no terms and no KL.
+        A model that :func:`tcdecomp.encode` takes, or a function that returns (mu, logvar), a
+        torch ``Normal`` or a Posterior for the inputs of a batch. A model that returns one tensor
+        (M, D) is scored as codes. Without ``batches``: the posteriors of the whole data set in one
+        of these three forms, shape (N, D), or codes (N, D) as an array, tensor or data frame.
+        Codes have no terms and no KL.
     batches : iterable, optional
-        A DataLoader, or any iterable of batches. N is the number of items that it yields.
-    factors : callable or array_like, shape (N, K) or (N,), optional
-        The true factors: a callable that returns those of a batch, or those of all items in their
-        order, of any kind that :func:`tcdecomp.mig_score` takes. By default they are taken from
-        the batches: a mapping's "factors", or a tensor of integers that is second in a pair.
-        There, factors with a single value are left out, with a warning.
-    inputs : callable, optional
-        Returns what of a batch the model is given. By default a sequence's first entry, and
-        anything else whole.
+        A DataLoader, or another iterable of batches. N is the number of items in all batches.
+    factors : array_like, callable, str or False, optional
+        The true factors: an array of shape (N, K) or (N,) in the order of the items, of any kind
+        that :func:`tcdecomp.mig_score` takes; a function that returns the factors of a batch; a
+        key of batches that are mappings; or False for none. By default score looks for them in
+        the batches: the "factors" of a mapping, or the second entry of a pair if that is a tensor
+        of integers with a row for each item. Factors that it finds itself are left out, with a
+        warning, if they have a single value or are an index of the items.
+    inputs : callable or str, optional
+        What the model gets: a function of the batch, or a key of batches that are mappings. By
+        default the first entry of a sequence, and any other batch whole. An encoder with several
+        parameters gets the entries of a tuple one by one: ``inputs=lambda batch: batch``.
     device : torch.device or str, optional
-        Where the model's inputs are moved: the model's device. By default they stay.
+        Where the inputs are moved: the model's device. By default they are not moved.
     prior : Distribution or callable, optional
         As in :func:`tcdecomp.decompose_dataset`.
     num_samples : int
         As in :func:`tcdecomp.decompose_dataset`, which runs on the device of the model's means.
     seed : int
-        Of the samples: equal posteriors in an equal order have equal scores.
+        Seed of the samples. The same posteriors in the same order have the same score.
     active_threshold : float
-        A latent is active if the variance of its posterior means exceeds this.
+        A latent is active if the variance of its posterior means is larger.
     mig : mapping, optional
         Options of :func:`tcdecomp.mig_score`, such as ``{"n_bins": 40}``.
     process_group : ProcessGroup or "world", optional
-        Processes that have different items of the data set, and divide the work. All of them must
-        call, each with the batches and the factors of its own items, or with their posteriors or
-        codes, and with the same other arguments, of which all but the prior are compared; all
-        return the report of all items. Where a
-        DistributedSampler deals out the items, their order is that of the sampler and none counts
-        twice; otherwise it is that of the ranks.
+        Processes that have different items of the data set and divide the work. All processes
+        must call score, each with its own items and their factors, and with the same options. All
+        get the report of all items. If a DistributedSampler deals out the items, they are in its
+        order and none counts twice. Otherwise they are in the order of the ranks.
 
     Returns
     -------
     Report
-        Everything as numbers on the CPU; it prints as a table, exports and plots.
+        All results as numbers on the CPU. It prints as a table, exports and plots.
 
     Raises
     ------
     NoAdapterError
-        If no adapter serves the model, and it is no callable either (a module is never called).
+        If no adapter serves the model, and the model is not a function.
     TypeError
-        If an argument, or what the model or a callable returns, is not of its type.
+        If an argument has the wrong type, or the model returns one.
     ValueError
-        If there are fewer than two items, D differs among the batches, a posterior is not finite,
-        an option is out of its range, or model and inputs are on different devices; if factors
-        have another length or index, are missing in some batches or for a callable in any, or are
-        an array beside a DataLoader that does not go through its data set in order; if a process
-        of the group is refused or has no items, or the processes do not agree; and where
-        :func:`tcdecomp.mig_score` or :func:`tcdecomp.decompose_dataset` raises it.
+        If there are fewer than two items; the number of latents differs among the batches; a
+        posterior is not finite; an option is out of its range; model and inputs are on different
+        devices; or the model cannot encode what it gets of a batch by default. If factors do not
+        have a row for each item, are missing in some batches, or are an array beside a DataLoader
+        that does not keep the order of its data set. If another process raises an error, or the
+        processes do not agree. And where :func:`tcdecomp.mig_score` or
+        :func:`tcdecomp.decompose_dataset` raises it.
 
     References
     ----------
@@ -125,19 +127,23 @@ def score(
     >>> report.items, report.active_units, report.mig.score
     (64, 2, 1.0)
     """
-    division = Division(process_group)
     settings = _Settings(prior, num_samples, seed, active_threshold, {} if mig is None else mig)
+    division = Division(process_group, gathered=True)
 
-    def own() -> Items:
+    def own() -> tuple[dict[str, str], Items]:
         settings.check()
         shared = division.group is not None
-        return read_items(model, batches, factors, inputs=inputs, device=device, shared=shared)
+        items = read_items(model, batches, factors, inputs, device, shared=shared)
+        return settings.told(), items
 
     with torch.random.fork_rng(_cuda_devices()), torch.no_grad():
-        items = gathered(own, division.group, settings.shared)
+        told, parts = zip(*made_by_each(own, division.group), strict=True)
+        for name in {name: None for said in told for name in said}:
+            check_agreement(name, [said.get(name) for said in told])
+        items = joined(parts, division.rank)
         if len(items.codes) < 2:
             raise ValueError(f"score needs at least two items; got {len(items.codes)}")
-        return _assessed(_with_varying_factors(items), settings, division)
+        return _assessed(items.with_usable_factors(), settings, division)
 
 
 class _Settings(NamedTuple):
@@ -157,7 +163,7 @@ class _Settings(NamedTuple):
             raise TypeError(f"seed must be an int; got {self.seed!r}")
         _check_options(self.mig)
 
-    def shared(self) -> dict[str, str]:
+    def told(self) -> dict[str, str]:
         """Return what must be the same in all processes; priors cannot be compared."""
         values = {
             "num_samples": operator.index(self.num_samples),
@@ -169,7 +175,7 @@ class _Settings(NamedTuple):
 
 
 def _brief(value: object) -> str:
-    """Return a text that is short, and another for another value."""
+    """Return a short text that differs for another value."""
     text = repr(value)
     return text if len(text) < 80 else f"one of hash {sha256(text.encode()).hexdigest()[:16]}"
 
@@ -184,22 +190,14 @@ def _check_options(mig: Mapping[str, Any]) -> None:
 
 
 def _cuda_devices() -> range:
-    # Where CUDA has not started there is nothing to keep, and to start it takes long.
+    # If CUDA has not started there is nothing to keep, and starting it takes long.
     started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return range(torch.cuda.device_count() if started else 0)
 
 
-def _with_varying_factors(items: Items) -> Items:
-    """Leave out the factors of a single value that nobody picked."""
-    if not items.found or items.factors is None:
-        return items
-    factors = np.column_stack(items.factors.arrays)
-    return items._replace(factors=varying_factors(factors, "score"))
-
-
 def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
     variance, active = active_units(items.codes, settings.threshold)
-    # First, since it is quick to find fault.
+    # The MIG first: it finds faults quickly.
     gap, active_gap = _gaps(items, active, settings.mig)
     report = Report(
         items=len(items.codes),
@@ -209,18 +207,19 @@ def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
         active_threshold=float(settings.threshold),
         mig=gap,
         mig_active=active_gap,
+        absence=items.absence,
     )
-    if items.posterior is None:
+    if items.moments is None:
         return report
-    mu, logvar = items.posterior.mu, items.posterior.logvar
-    terms = decompose_groups(
-        mu.tensor_split(division.count)[division.rank],
-        logvar.tensor_split(division.count)[division.rank],
+    mu, logvar = (moment.to(items.device) for moment in items.moments)
+    terms = grouped_terms(
+        mu,
+        logvar,
         by_activity(active),
         num_samples=settings.num_samples,
         generator=Generator(mu.device).manual_seed(settings.seed),
         prior=settings.prior,
-        process_group=division.group,
+        division=division,
     )
     return dataclasses.replace(
         report,
@@ -233,7 +232,7 @@ def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
 def _gaps(
     items: Items, active: NDArray[np.bool_], options: Mapping[str, Any]
 ) -> tuple[MutualInfoGap | None, MutualInfoGap | None]:
-    """Return the gap of all latents and that of the active ones, where there are such."""
+    """Return the gap of all latents, and that of the active ones."""
     if items.factors is None:
         return None, None
 

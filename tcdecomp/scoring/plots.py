@@ -1,11 +1,10 @@
-"""A report as a picture. Nothing here imports matplotlib before something is drawn."""
+"""The pictures of a report, each drawn into axes of matplotlib, which is imported when needed."""
 
 from __future__ import annotations
 
 import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,28 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from tcdecomp.scoring.report import Report
-
-__all__ = ["LABELS", "draw", "needed", "picture_kinds"]
+__all__ = ["draw_estimates", "draw_gap", "draw_latents", "needed", "picture_kinds", "side_by_side"]
 
 NAMED = 20  # latents, or factors, beyond which their names would overlap
-LEVEL = 40  # characters of names that stand side by side; more of them stand upright
+LEVEL = 40  # characters of names that stand side by side; longer names stand upright
 WRITTEN = (20, 8)  # rows and columns of a matrix whose numbers can be read
-# What a report's estimates are called, in their order; the parts of total correlation follow it.
-LABELS = {
-    "kl": "KL",
-    "index_code_mi": "index-code MI",
-    "total_correlation": "total correlation",
-    "tc_active": "among active latents",
-    "tc_passive": "among passive latents",
-    "tc_between": "between the two",
-    "dimension_wise_kl": "dimension-wise KL",
-}
 DARK, LIGHT, GREY = "#3182bd", "#9ecae1", "#bdbdbd"
 
 
 def needed(module: str, method: str) -> Any:
-    """Import what a method of a report needs, and only that method.
+    """Import a module for a method of a report.
 
     Raises
     ------
@@ -56,23 +43,6 @@ def needed(module: str, method: str) -> Any:
         ) from error
 
 
-def draw(report: Report, figure: Figure | None) -> Figure:
-    """Draw what :meth:`tcdecomp.scoring.Report.plot` says."""
-    panels: list[Callable[[Axes], None]] = []
-    if estimates := report.estimates():
-        panels.append(partial(_draw_terms, estimates=estimates))
-    panels.append(partial(_draw_latents, report=report))
-    if report.mig is not None:
-        panels.append(partial(_draw_matrix, gap=report.mig))
-    if figure is None:
-        figure = _new_figure(figsize=(4.8 * len(panels), 4.2), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        panel(axes)
-    active = f"{report.active_units} of {len(report.active)} latents active"
-    figure.suptitle(f"{report.items} items, {active}")
-    return figure
-
-
 def picture_kinds() -> list[str]:
     """Return the endings of the files that a figure can be written to, such as "png".
 
@@ -84,19 +54,32 @@ def picture_kinds() -> list[str]:
     return sorted(_new_figure().canvas.get_supported_filetypes())
 
 
+def side_by_side(
+    panels: Sequence[Callable[[Axes], None]], title: str, figure: Figure | None
+) -> Figure:
+    """Draw panels beside each other, in a new figure by default."""
+    if figure is None:
+        figure = _new_figure(figsize=(4.8 * len(panels), 4.2), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        panel(axes)
+    figure.suptitle(title)
+    return figure
+
+
 def _new_figure(**options: Any) -> Figure:
     figure: Figure = needed("matplotlib.figure", "plot").Figure(**options)
     return figure
 
 
-def _draw_terms(axes: Axes, estimates: Mapping[str, Estimate]) -> None:
-    values = [pair.value for pair in estimates.values()]
-    errors = [pair.standard_error for pair in estimates.values()]
+def draw_estimates(axes: Axes, estimates: Mapping[str, Estimate], parts: Sequence[str]) -> None:
+    """Draw a bar for each estimate, by its label; those that are parts of another are lighter."""
+    values = [estimate.value for estimate in estimates.values()]
+    errors = [estimate.standard_error for estimate in estimates.values()]
     axes.barh(
-        [("TC " if name.startswith("tc_") else "") + LABELS[name] for name in estimates],
+        list(estimates),
         values,
-        xerr=[error or math.nan for error in errors],  # no mark on what is exact
-        color=[LIGHT if name.startswith("tc_") else DARK for name in estimates],
+        xerr=[error or math.nan for error in errors],  # no mark on an exact value
+        color=[LIGHT if label in parts else DARK for label in estimates],
         capsize=2,
     )
     for row, (value, error) in enumerate(zip(values, errors, strict=True)):
@@ -109,28 +92,23 @@ def _draw_terms(axes: Axes, estimates: Mapping[str, Estimate]) -> None:
     axes.set(title="Terms", xlabel="nats per item, with standard errors")
 
 
-def _draw_latents(axes: Axes, report: Report) -> None:
-    heights, title, unit = _heights(report)
+def draw_latents(
+    axes: Axes, heights: FloatArray, names: Sequence[str], active: NDArray[np.bool_], what: str
+) -> None:
+    """Draw a bar for each latent; the active ones are dark. ``what`` is "title (unit)"."""
     index = np.arange(len(heights))
-    for label, colour, chosen in (
-        ("active", DARK, report.active),
-        ("passive", GREY, ~report.active),
-    ):
+    for label, colour, chosen in (("active", DARK, active), ("passive", GREY, ~active)):
         axes.bar(index[chosen], heights[chosen], color=colour, label=label)
-    _name_columns(axes, report.latent_names)
+    _name_columns(axes, names)
     axes.margins(x=0.02)
-    if report.active.any() and not report.active.all():
+    if active.any() and not active.all():
         axes.legend(framealpha=0.9)
+    title, unit = what.rstrip(")").split(" (")
     axes.set(title=title, xlabel="latent", ylabel=unit)
 
 
-def _heights(report: Report) -> tuple[FloatArray, str, str]:
-    if report.latent_kl is None:
-        return report.variance, "Variance of each latent", "variance over items"
-    return report.latent_kl, "KL of each latent", "nats per item"
-
-
-def _draw_matrix(axes: Axes, gap: MutualInfoGap) -> None:
+def draw_gap(axes: Axes, gap: MutualInfoGap) -> None:
+    """Draw the share of each factor's entropy that each latent tells, as a matrix."""
     shares: NDArray[Any] = gap.mutual_info / gap.factor_entropy
     heat = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     if all(side <= most for side, most in zip(shares.shape, WRITTEN, strict=True)):

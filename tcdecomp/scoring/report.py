@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +17,27 @@ from numpy.typing import NDArray
 from tcdecomp.dataset.decomposition import DatasetTerms
 from tcdecomp.metrics import MutualInfoGap
 from tcdecomp.metrics.columns import FloatArray, list_names
-from tcdecomp.scoring.plots import LABELS, draw, needed
+from tcdecomp.scoring.plots import draw_estimates, draw_gap, draw_latents, needed, side_by_side
 from tcdecomp.scoring.units import GroupedTC
 from tcdecomp.terms import Estimate
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["Report"]
 
 SHOWN = 20  # latents in a printed table
+# The labels of a report's estimates, in their order. The parts of total correlation follow it.
+LABELS = {
+    "kl": "KL",
+    "index_code_mi": "index-code MI",
+    "total_correlation": "total correlation",
+    "tc_active": "among active latents",
+    "tc_passive": "among passive latents",
+    "tc_between": "between the two",
+    "dimension_wise_kl": "dimension-wise KL",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +69,8 @@ class Report:
         The mutual information gap of the posterior means; None without factors.
     mig_active : MutualInfoGap or None
         The same of the active latents alone; None too if no latent is active.
+    absence : str
+        Why there are no factors, where there are none.
 
     Examples
     --------
@@ -89,6 +103,7 @@ class Report:
     grouped_tc: GroupedTC | None = None
     mig: MutualInfoGap | None = None
     mig_active: MutualInfoGap | None = None
+    absence: str = "no factors were given"
 
     @property
     def active_units(self) -> int:
@@ -102,7 +117,7 @@ class Report:
             parts.append(_table([("", "nats", "+-"), *rows]))
         parts.append(self._latent_table())
         if self.mig is None:
-            parts.append("no MIG: no factors found that vary")
+            parts.append(f"no MIG: {self.absence}")
         else:
             parts.append(str(self.mig) + self._active_line())
         return "\n\n".join(parts)
@@ -208,7 +223,28 @@ class Report:
         ImportError
             If matplotlib is not installed.
         """
-        return draw(self, figure)
+        panels: list[Callable[[Axes], None]] = []
+        if estimates := self.estimates():
+            labels = {name: _full_label(name) for name in estimates}
+            bars = {labels[name]: estimate for name, estimate in estimates.items()}
+            parts = [label for name, label in labels.items() if name.startswith("tc_")]
+            panels.append(partial(draw_estimates, estimates=bars, parts=parts))
+        heights, what = self.latent_kl, "KL of each latent (nats per item)"
+        if heights is None:
+            heights, what = self.variance, "Variance of each latent (variance over items)"
+        panels.append(
+            partial(
+                draw_latents,
+                heights=heights,
+                names=self.latent_names,
+                active=self.active,
+                what=what,
+            )
+        )
+        if self.mig is not None:
+            panels.append(partial(draw_gap, gap=self.mig))
+        active = f"{self.active_units} of {len(self.active)} latents active"
+        return side_by_side(panels, f"{self.items} items, {active}", figure)
 
     def _scalars(self) -> dict[str, Any]:
         numbers: dict[str, Any] = {
@@ -255,6 +291,10 @@ class Report:
 
 def _labelled(name: str) -> str:
     return f"  {LABELS[name]}" if name.startswith("tc_") else LABELS[name]
+
+
+def _full_label(name: str) -> str:
+    return f"TC {LABELS[name]}" if name.startswith("tc_") else LABELS[name]
 
 
 def _decimal(value: float) -> str:

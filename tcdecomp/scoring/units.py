@@ -1,4 +1,4 @@
-"""Which latents are active, and the total correlation among them and among the others."""
+"""Which latents are active, and the total correlation among the active and the passive ones."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["GroupedTC", "active_units", "by_activity", "check_threshold", "group
 
 
 class GroupedTC(NamedTuple):
-    """Total correlation, divided by which latents are active: the three sum to the whole.
+    """Total correlation among active latents, among passive ones and between: they sum to it.
 
     Attributes
     ----------
     active, passive : Estimate
-        The total correlation among the active latents, and among the others.
+        The total correlation among the active latents, and among the passive ones.
     between : Estimate
-        The mutual information of the active latents with the others, I(active; passive).
+        The mutual information I(active; passive).
     """
 
     active: Estimate
@@ -33,7 +33,7 @@ class GroupedTC(NamedTuple):
 
 
 def check_threshold(threshold: object) -> None:
-    """Refuse what the variance of a latent's means cannot be compared with."""
+    """Raise a TypeError or ValueError if the threshold is not a finite number of at least 0."""
     if isinstance(threshold, bool) or not isinstance(threshold, Real):
         raise TypeError(f"active_threshold must be a number; got {type(threshold).__name__}")
     if not 0 <= float(threshold) < math.inf:
@@ -46,7 +46,7 @@ def active_units(codes: FloatArray, threshold: float) -> tuple[FloatArray, NDArr
     Parameters
     ----------
     codes : ndarray, shape (N, D)
-        Posterior means. The items are the whole population: the variance divides by N.
+        Posterior means. The variance divides by N, because the items are the whole population.
     threshold : float
         0.01 in the paper.
 
@@ -54,13 +54,13 @@ def active_units(codes: FloatArray, threshold: float) -> tuple[FloatArray, NDArr
     ----------
     Burda, Grosse, Salakhutdinov (2016). Importance Weighted Autoencoders. Section 5.2.
     """
-    # Shifted by an item first, so that a constant latent has a variance of exactly 0.
+    # Shifted by one item first: a constant latent then has a variance of exactly 0.
     variance = (codes - codes[0]).var(0)
     return variance, variance > threshold
 
 
 def grouped_tc(terms: GroupTerms) -> GroupedTC:
-    """Return the total correlations of the groups that :func:`by_activity` makes."""
+    """Return the total correlations of the groups from :func:`by_activity`."""
     none = Estimate(0.0, 0.0)
     found = {
         name: Estimate(
@@ -76,6 +76,6 @@ def grouped_tc(terms: GroupTerms) -> GroupedTC:
 
 
 def by_activity(active: NDArray[np.bool_]) -> dict[str, list[int]]:
-    """Return the active latents and the others as groups, and none that is empty."""
+    """Return the active and the passive latents as groups, without an empty group."""
     parts = {"active": active, "passive": ~active}
     return {name: np.flatnonzero(part).tolist() for name, part in parts.items() if part.any()}

@@ -30,7 +30,7 @@ from lightning_models import (
 )
 from tcdecomp import Posterior, TCDecomposition, attach, decompose, mig_score
 from tcdecomp.minibatch.bracket import Bracket
-from tcdecomp.scoring.loaders import factors_of, rows_of, size_of
+from tcdecomp.scoring.loaders import rows_of, size_of
 from tcdecomp_adapters._lightning import tally
 
 pytestmark = [pytest.mark.filterwarnings(warning) for warning in WARNINGS]
@@ -397,23 +397,6 @@ def test_mig_is_that_of_the_means_over_the_whole_set(pl):
     x, factors = data().tensors
     score = mig_score(model.encoder(x)[0], factors)
     assert trainer.callback_metrics["val/mig"].item() == pytest.approx(score, abs=1e-6)
-
-
-def test_factors_of_a_batch_are_found_or_none():
-    x, factors = data(8).tensors
-    assert factors_of((x, factors)) is factors
-    assert factors_of([x, factors[:, 0]]).shape == (8,)
-    assert factors_of({"x": x, "factors": x}) is x
-    for batch in (
-        x,
-        (x,),
-        (x, x),
-        (x, factors, x),
-        (x, "label"),
-        {"x": x},
-        (x, factors[..., None]),
-    ):
-        assert factors_of(batch) is None
 
 
 def test_factors_may_come_from_a_function(pl):

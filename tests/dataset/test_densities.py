@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies import draw_posterior
+from tcdecomp._processes import Division
 from tcdecomp.dataset.sampling import Regression, sample_densities
 from tolerances import assert_close
 
@@ -54,6 +55,6 @@ def test_controls_may_coincide(factor):
 def test_samples_of_single_dimensions_are_not_kept():
     _, mu, logvar = draw_posterior(0, 5, 3)
     options = {"samples": 100, "generator": None, "prior": None}
-    _, one, two = sample_densities(mu, logvar, [[0], [1, 2]], **options)
+    _, one, two = sample_densities(mu, logvar, [[0], [1, 2]], **options, division=Division())
     assert one.joint.untyped_storage().nbytes() == one.joint.element_size()
     assert two.joint.untyped_storage().nbytes() >= 100 * two.joint.element_size()

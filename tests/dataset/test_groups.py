@@ -284,7 +284,12 @@ def test_printing_shows_a_table_whose_columns_sum():
     result = few(*draw_posterior(6, 20, 3)[1:], {"a": [0, 1], "long name": [2]})
     head, *lines = str(result).splitlines()
     assert head.split() == ["KL", "DWKL", "MI", "TC", "+-"]
-    assert [re.split(r"\s{2,}", line)[0] for line in lines] == ["a", "long name", "between", "all"]
+    assert [re.split(r"\s{2,}", line)[0] for line in lines] == [
+        "a",
+        "long name",
+        "(between)",
+        "(all)",
+    ]
     *parts, whole = (list(map(float, line.split()[-5:])) for line in lines)
     assert np.sum(parts, 0)[:4] == pytest.approx(whole[:4], abs=2e-4)
     assert whole[:4] == pytest.approx(
@@ -293,6 +298,12 @@ def test_printing_shows_a_table_whose_columns_sum():
     assert parts[-1][3:] == pytest.approx(
         [result.between.item(), result.between_error.item()], abs=1e-4
     )
+
+
+def test_rows_of_the_table_differ_whatever_the_groups_are_called():
+    result = few(*draw_posterior(6, 20, 3)[1:], {"all": [0, 1], "between": [2]})
+    names = [line.split()[0] for line in str(result).splitlines()[1:]]
+    assert names == ["all", "between", "(between)", "(all)"]
 
 
 # A batch

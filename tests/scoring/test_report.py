@@ -77,7 +77,7 @@ def test_columns_stand_one_above_another(kind):
 
 def test_what_there_is_not_is_not_printed():
     *others, last = str(WITHOUT_FACTORS).split("\n\n")
-    assert last == "no MIG: no factors found that vary"
+    assert last == "no MIG: no factors were given"
     assert "MIG" not in "".join(others)
     assert "nats   " not in str(CODES)
     assert str(CODES).split("\n\n")[1].split() == [

@@ -124,7 +124,7 @@ class TCMonitorMixin:
         tally = self._tallies[dataloader_idx]
         if len(posterior.mu) > 1:
             self._add(tally, pl_module, posterior, self._sizes[dataloader_idx])
-        factors = (self.factors or loaders.factors_of)(batch)
+        factors = loaders.factors_of(batch, self.factors, rows=len(posterior.mu))
         if factors is not None:
             tally.add_codes(posterior.mu.float(), factors)
 

@@ -85,7 +85,8 @@ class Tally:
         codes = _joined([part for part, _ in parts if part is not None])
         factors = _joined([part for _, part in parts if part is not None])
         if skip_constant and factors is not None:
-            factors = loaders.varying_factors(factors, "TCMonitor")
+            usable = loaders.usable_factors(factors, "TCMonitor")
+            factors = factors.reshape(len(factors), -1)[:, usable] if usable.any() else None
         return {} if codes is None or factors is None else {"mig": mig_score(codes, factors)}
 
     def _gather(self, value: T) -> list[T]:
