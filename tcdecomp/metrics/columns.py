@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Columns", "FloatArray", "is_missing", "list_names"]
+__all__ = ["Columns", "FloatArray", "is_missing", "list_names", "warn_caller"]
 
 FloatArray = NDArray[np.float64]
 
@@ -35,6 +37,11 @@ class Columns:
         """Return the chosen rows of every column."""
         return Columns(self.argument, self.names, tuple(array[chosen] for array in self.arrays))
 
+    def chosen(self, flags: Sequence[bool]) -> Columns:
+        """Return the columns whose flag is true."""
+        arrays = tuple(array for array, flag in zip(self.arrays, flags, strict=True) if flag)
+        return Columns(self.argument, tuple(self.named(flags)), arrays)
+
     def named(self, flags: Iterable[Any]) -> list[str]:
         """Return the names of the columns whose flag is true."""
         return [name for name, flag in zip(self.names, flags, strict=True) if flag]
@@ -53,15 +60,15 @@ class Columns:
         Raises
         ------
         TypeError
-            If a column does not hold real numbers. The message ends with ``remedy``.
+            If a column does not hold real numbers. For labels, the message ends with ``remedy``.
         ValueError
             If a value is missing or not finite, or a column's range overflows.
         """
         for name, array in zip(self.names, self.arrays, strict=True):
             if array.dtype.kind not in "biuf":
                 raise TypeError(
-                    f"{self.argument} must hold real numbers; "
-                    f"got dtype {array.dtype} in {name!r}{remedy}"
+                    f"{self.argument} must hold real numbers; got dtype {array.dtype} in {name!r}"
+                    f"{'' if array.dtype.kind in 'cV' else remedy}"
                 )
         self.refuse_missing()
         floats = np.empty(self.shape, order="F")  # every score works column by column
@@ -82,6 +89,14 @@ def list_names(names: Iterable[str], limit: int = 8) -> str:
     quoted = [repr(name) for name in names]
     more = f" and {len(quoted) - limit} more" if len(quoted) > limit else ""
     return ", ".join(quoted[:limit]) + more
+
+
+def warn_caller(text: str) -> None:
+    """Warn with the line that called the package, so that each such line warns once."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("tcdecomp"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
 
 
 def _any_missing(array: NDArray[Any]) -> bool:

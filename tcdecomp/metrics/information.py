@@ -1,47 +1,111 @@
-"""Plug-in entropy and mutual information of labelled columns, in nats."""
+"""Entropy and mutual information of contingency tables, in nats: plug-in, or corrected."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from tcdecomp.metrics.columns import FloatArray
-from tcdecomp.metrics.discretization import Labels
+from tcdecomp.metrics.inputs import check_choice
+from tcdecomp.metrics.tables import Tables
 
-__all__ = ["entropies", "mutual_information"]
-
-
-def entropies(labels: Sequence[Labels], weight: FloatArray | None) -> FloatArray:
-    """Return the entropy of each column, shape (columns,)."""
-    return np.array(
-        [_entropy(np.bincount(label.values, weight).astype(np.float64)) for label in labels]
-    )
+__all__ = ["Information", "entropy", "information"]
 
 
-def mutual_information(
-    latents: Sequence[Labels], factors: Sequence[Labels], weight: FloatArray | None
-) -> FloatArray:
-    """Return the mutual information of each latent with each factor, shape (D, K)."""
-    return np.array([[_information(_cells(z, v, weight)) for v in factors] for z in latents])
+class Information(NamedTuple):
+    """Mutual information and entropies, in nats.
+
+    Attributes
+    ----------
+    mutual : ndarray, shape (D, K)
+        I(z_j; v_k), at least 0.
+    factor : ndarray, shape (K,)
+        H(v_k).
+    latent : ndarray, shape (D,)
+        H(z_j).
+    share : ndarray, shape (D, K)
+        I(z_j; v_k) / H(v_k), with the correction applied to both.
+    """
+
+    mutual: FloatArray
+    factor: FloatArray
+    latent: FloatArray
+    share: FloatArray
 
 
-def _cells(z: Labels, v: Labels, weight: FloatArray | None) -> FloatArray:
-    """Return the number of rows, or their weight, with each pair of labels (of z, of v)."""
-    cells = np.bincount(z.values * v.size + v.values, weight, z.size * v.size)
-    return cells.reshape(z.size, v.size).astype(np.float64)
+def information(tables: Tables, correction: str | None = None) -> Information:
+    """Return the information in tables.
+
+    Parameters
+    ----------
+    tables : Tables
+        With a correction, whole numbers of rows.
+    correction : {None, "miller-madow", "adjusted"}
+        None: plug-in. "miller-madow": (occupied cells - 1) / (2n) is added to each entropy.
+        "adjusted": the information E that is expected of independent columns with the same counts
+        is subtracted, and the share is (I - E) / (H - E).
+
+    References
+    ----------
+    Miller (1955). Note on the bias of information estimates.
+
+    Vinh, Epps, Bailey (2010). Information theoretic measures for clusterings comparison. JMLR.
+    """
+    check_choice("correction", correction, (None, "miller-madow", "adjusted"))
+    if correction and (tables.counts % 1).any():
+        raise ValueError(
+            f"correction={correction!r} needs whole numbers of rows; got weights with fractions. "
+            "Use correction=None, or leave sample_weight out"
+        )
+    parts = tables.split()
+    mutual = np.stack([_mutual(part) for part in parts], 1)
+    factor = np.array([entropy(part[0].sum(0)) for part in parts])
+    latent = entropy(parts[0].sum(2))
+    divisor = np.broadcast_to(factor, mutual.shape)
+    if correction == "miller-madow":
+        mutual = mutual + np.stack([_miller_madow(part) for part in parts], 1)
+        factor = factor + np.array([_excess(part[0].sum(0)) for part in parts])
+        latent = latent + _excess(parts[0].sum(2))
+        divisor = np.broadcast_to(factor, mutual.shape)
+    elif correction == "adjusted":
+        expected = np.stack([_expected(part) for part in parts], 1)
+        mutual, divisor = mutual - expected, divisor - expected
+    mutual = np.maximum(mutual, 0)  # plug-in: below 0 by rounding only
+    share = np.divide(mutual, divisor, out=np.zeros_like(mutual), where=divisor > 1e-12 * factor)
+    return Information(mutual, factor, latent, share)
 
 
-def _entropy(counts: FloatArray) -> float:
-    p = counts[counts > 0] / counts.sum()
-    return float(-p @ np.log(p))
+def entropy(counts: FloatArray) -> FloatArray:
+    """Return the plug-in entropy of counts along their last axis, in nats."""
+    p = counts / counts.sum(-1, keepdims=True)
+    return np.asarray(-(p * np.log(p, out=np.zeros_like(p), where=p > 0)).sum(-1))
 
 
-def _information(cells: FloatArray) -> float:
-    z, v = np.nonzero(cells)
-    total = cells.sum()
-    p, p_z, p_v = cells[z, v] / total, cells.sum(1)[z] / total, cells.sum(0)[v] / total
-    # Two divisions, because the product of two tiny weights can underflow. If z is constant,
-    # p = p_v and p_z = 1 exactly, so the information is exactly 0.
-    information = p @ np.log(p / p_v / p_z)
-    return max(0.0, float(information))  # below 0 by rounding only
+def _mutual(cells: FloatArray) -> FloatArray:
+    """Return the mutual information of each table, from (D, B, C)."""
+    by_latent, by_factor = cells.sum(2, keepdims=True), cells.sum(1, keepdims=True)
+    total = by_latent.sum(1, keepdims=True)
+    p, p_z, p_v = cells / total, by_latent / total, by_factor / total
+    with np.errstate(invalid="ignore"):
+        # Two divisions, because the product of two tiny weights can underflow. If z is constant,
+        # p = p_v and p_z = 1 exactly, so the information is exactly 0.
+        ratio = p / p_v / p_z
+    return np.asarray((p * np.log(ratio, out=np.zeros_like(p), where=p > 0)).sum((1, 2)))
+
+
+def _excess(counts: FloatArray) -> FloatArray:
+    """Return what Miller and Madow add to the entropy of each row of counts."""
+    return np.asarray((np.count_nonzero(counts, -1) - 1) / (2 * counts.sum(-1)))
+
+
+def _miller_madow(cells: FloatArray) -> FloatArray:
+    joint = cells.reshape(len(cells), -1)
+    return _excess(cells.sum(2)) + _excess(cells.sum(1)) - _excess(joint)
+
+
+def _expected(cells: FloatArray) -> FloatArray:
+    from sklearn.metrics.cluster import expected_mutual_information
+
+    tables = [cell[cell.any(1)][:, cell.any(0)].astype(np.int64) for cell in cells]
+    return np.array([expected_mutual_information(table, int(table.sum())) for table in tables])

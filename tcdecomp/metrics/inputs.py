@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -12,7 +13,15 @@ from numpy.typing import NDArray
 
 from tcdecomp.metrics.columns import Columns, FloatArray, is_missing, list_names
 
-__all__ = ["check_rows", "read_columns", "read_flags", "read_pair", "read_weight"]
+__all__ = [
+    "as_array",
+    "check_choice",
+    "check_rows",
+    "read_columns",
+    "read_flags",
+    "read_pair",
+    "read_weight",
+]
 
 
 def read_pair(
@@ -33,8 +42,15 @@ def check_rows(codes: Columns, factors: Columns) -> None:
     """Refuse factors whose rows do not belong to the rows of the codes."""
     n, n_factors = codes.shape[0], factors.shape[0]
     if n != n_factors:
+        remedy = ""
+        if n in factors.shape or n_factors == 2:
+            remedy = (
+                f". An array of shape {factors.shape}, such as a transposed array or the edge list "
+                "of a graph, holds no factors: they need shape (n, K)"
+            )
         raise ValueError(
             f"codes and factors must have one row per item each; got {n} and {n_factors} rows"
+            f"{remedy}"
         )
     if not (codes.index is None or factors.index is None or codes.index.equals(factors.index)):
         raise ValueError(
@@ -73,7 +89,7 @@ def read_columns(data: object, argument: str, prefix: str, *, vector: bool = Fal
 
 def read_weight(sample_weight: object, n: int) -> FloatArray:
     """Return the weights as float64 of shape (n,), or raise if they are no weights."""
-    array = _as_numbers(_as_array(sample_weight, "sample_weight"))
+    array = _as_numbers(as_array(sample_weight, "sample_weight"))
     if array.dtype.kind not in "biuf":
         raise TypeError(f"sample_weight must hold real numbers; got dtype {array.dtype}")
     if array.shape != (n,):
@@ -109,6 +125,13 @@ def read_flags(flags: object, argument: str, of: str, count: int) -> list[bool]:
     return [bool(flag) for flag in np.broadcast_to(array, count)]
 
 
+def check_choice(argument: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse a value that is not among the choices."""
+    if not any(value == choice for choice in choices):
+        *most, last = map(repr, choices)
+        raise ValueError(f"{argument} must be {', '.join(most)} or {last}; got {value!r}")
+
+
 def _frame_columns(frame: Any, argument: str) -> Columns:
     names = tuple(str(name) for name in frame.columns)
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -116,12 +139,12 @@ def _frame_columns(frame: Any, argument: str) -> Columns:
         raise ValueError(
             f"{argument} must have distinct column names; got {list_names(repeated)} repeatedly"
         )
-    arrays = tuple(_as_numbers(_as_array(frame[name], argument)) for name in frame.columns)
+    arrays = tuple(_as_numbers(as_array(frame[name], argument)) for name in frame.columns)
     return Columns(argument, names, arrays, _index(frame))
 
 
 def _array_columns(data: object, argument: str, prefix: str, vector: bool) -> Columns:
-    array = _as_array(data, argument)
+    array = as_array(data, argument)
     if array.ndim == 1 and vector:
         name = getattr(data, "name", None)  # a pandas series has one
         own_name = f"{prefix}0" if name is None else str(name)
@@ -142,7 +165,8 @@ def _index(data: object) -> Any:
     return index if hasattr(index, "equals") else None
 
 
-def _as_array(data: object, argument: str) -> NDArray[Any]:
+def as_array(data: object, argument: str) -> NDArray[Any]:
+    """Return any array, tensor or list as a numpy array. Errors name the argument."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(data, torch.Tensor):
         tensor: Any = data.cpu()  # before .double(), which some devices lack

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from numpy.typing import ArrayLike
 
-from tcdecomp.metrics.discretization import Binning
+from tcdecomp.metrics.bins import Binning
 from tcdecomp.metrics.inputs import read_columns
 from tcdecomp.metrics.mig import mig_score
 
@@ -17,9 +17,11 @@ __all__ = ["mig_scorer"]
 
 def mig_scorer(
     *,
-    n_bins: int = 20,
+    n_bins: Any = 20,
     strategy: str = "uniform",
+    discrete_codes: bool | Sequence[bool] | None = None,
     discrete_factors: bool | Sequence[bool] = True,
+    correction: str | None = None,
 ) -> MIGScorer:
     """Return a scorer ``scorer(estimator, X, y)``: the MIG of ``estimator.transform(X)``.
 
@@ -33,7 +35,7 @@ def mig_scorer(
 
     Parameters
     ----------
-    n_bins, strategy, discrete_factors : optional
+    n_bins, strategy, discrete_codes, discrete_factors, correction : optional
         As in :func:`tcdecomp.mig_score`.
 
     Returns
@@ -61,16 +63,18 @@ def mig_scorer(
     True
     """
     Binning(n_bins, strategy)
-    return MIGScorer(n_bins, strategy, discrete_factors)
+    return MIGScorer(n_bins, strategy, discrete_codes, discrete_factors, correction)
 
 
 @dataclass(frozen=True, repr=False)
 class MIGScorer:
     """What :func:`mig_scorer` returns."""
 
-    n_bins: int
+    n_bins: Any
     strategy: str
+    discrete_codes: bool | Sequence[bool] | None
     discrete_factors: bool | Sequence[bool]
+    correction: str | None
 
     def __call__(self, estimator: Any, X: Any, y: ArrayLike) -> float:  # noqa: N803
         """Return the MIG of the estimator's codes of X with respect to the factors y."""
@@ -80,8 +84,8 @@ class MIGScorer:
                 "estimator must have a method transform, whose result is scored; "
                 f"{type(estimator).__name__} has none"
             )
-        # As an array: a frame that a transform makes can have a new index
-        codes = read_columns(transform(X), "codes", "z").as_floats()
+        # A frame that a transform makes can have a new index
+        codes: Any = replace(read_columns(transform(X), "codes", "z"), index=None)
         return mig_score(codes, y, **vars(self))
 
     def __repr__(self) -> str:

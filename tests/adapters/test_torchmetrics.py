@@ -326,7 +326,7 @@ def test_options_of_the_terms_are_checked_at_once(options, error, message):
     [
         ({"n_bins": 1}, ValueError, "n_bins must be an integer >= 2; got 1"),
         ({"n_bins": 2.5}, TypeError, "n_bins must be an integer >= 2; got 2.5"),
-        ({"strategy": "kmeans"}, ValueError, "strategy must be 'uniform' or 'quantile'; got 'kme"),
+        ({"strategy": "kmeans"}, ValueError, "strategy must be 'uniform', 'quantile' or 'robust'"),
     ],
 )
 def test_options_of_the_gap_are_checked_at_once(options, error, message):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.preprocessing import KBinsDiscretizer
 
 from data.mig_cases import make_case
 from tcdecomp.metrics import mig_score
@@ -119,7 +120,8 @@ BAD_ARRAYS = {
     "one string in codes": (
         {"codes": [*Z[1:].tolist(), [0.1, "0.2", 0.3]]},
         TypeError,
-        r"^codes must hold real numbers; got dtype object in 'z1'$",
+        r"^codes must hold real numbers; got dtype object in 'z1', which cannot be binned: mark it "
+        r"as discrete in discrete_codes$",
     ),
     "NaN in factors": (
         {"factors": put(FACTORS, np.nan, (5, 1))},
@@ -204,7 +206,7 @@ BAD_FACTORS = {
     "continuous": (
         {"factors": np.column_stack([V, UNIT])},
         r"^factors look continuous in 'v1': floats with more distinct values than a fifth of the "
-        r"60 rows, .* Pass discrete_factors=False to bin them, or a list with one bool per factor$",
+        r"60 rows, .* Pass discrete_factors=False to bin them, or a list with one bool per column$",
     ),
     "continuous where marked": (
         {"factors": np.column_stack([UNIT, UNIT]), "discrete_factors": [False, True]},
@@ -242,12 +244,21 @@ BAD_OPTIONS = {
         r"^factors must span a range that float64 can hold; they do not in 'v0'\. Rescale them$",
     ),
     "n_bins text": ({"n_bins": "20"}, TypeError, r"^n_bins must be an integer >= 2; got '20'$"),
-    "n_bins list": ({"n_bins": [20, 20, 20]}, TypeError, r"^n_bins must be an integer"),
-    "n_bins array": ({"n_bins": np.array([20, 20])}, TypeError, r"^n_bins must be an integer"),
+    "n_bins list": (
+        {"n_bins": [20, 20]},
+        ValueError,
+        r"^n_bins must hold one entry for each of the 3 latents; got 2$",
+    ),
+    "n_bins matrix": ({"n_bins": [[20, 20, 20]]}, TypeError, r"^n_bins must be an integer"),
+    "n_bins unfitted": (
+        {"n_bins": KBinsDiscretizer()},
+        ValueError,
+        r"^n_bins must be a fitted KBinsDiscretizer; got one without bin_edges_",
+    ),
     "strategy": (
         {"strategy": "kmeans"},
         ValueError,
-        r"^strategy must be 'uniform' or 'quantile'; got 'kmeans'$",
+        r"^strategy must be 'uniform', 'quantile' or 'robust'; got 'kmeans'$",
     ),
     "no strategy": ({"strategy": None}, ValueError, r"^strategy must be .* got None$"),
     "too few flags": (

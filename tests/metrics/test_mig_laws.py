@@ -11,7 +11,7 @@ from sklearn.metrics import mutual_info_score
 
 from tcdecomp.metrics import mig_score, mutual_info_gap
 
-pytestmark = pytest.mark.filterwarnings("ignore:codes vary")
+pytestmark = pytest.mark.filterwarnings("ignore:codes vary", "ignore:codes hold whole")
 
 assert_close = partial(np.testing.assert_allclose, rtol=0, atol=1e-11)
 

@@ -81,7 +81,8 @@ def test_a_frame_that_a_transform_makes_is_paired_by_order():
 def test_a_scorer_can_be_pickled_compared_and_read():
     scorer = mig_scorer(n_bins=40)
     assert pickle.loads(pickle.dumps(scorer)) == scorer != mig_scorer()
-    expected = "mig_scorer(n_bins=40, strategy='uniform', discrete_factors=True)"
+    expected = "mig_scorer(n_bins=40, strategy='uniform', discrete_codes=None, "
+    expected += "discrete_factors=True, correction=None)"
     assert repr(scorer) == expected
     assert eval(repr(scorer)) == scorer
 
@@ -101,7 +102,7 @@ def test_an_estimator_without_transform_is_refused():
     [
         ({"n_bins": 1}, ValueError, "n_bins must be an integer >= 2; got 1"),
         ({"n_bins": 2.5}, TypeError, "n_bins must be an integer >= 2; got 2.5"),
-        ({"strategy": "kmeans"}, ValueError, "strategy must be 'uniform' or 'quantile'; got 'kmea"),
+        ({"strategy": "kmeans"}, ValueError, "strategy must be 'uniform', 'quantile' or 'robust'"),
         ({"bins": 20}, TypeError, "unexpected keyword argument 'bins'"),
     ],
 )
