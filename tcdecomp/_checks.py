@@ -1,10 +1,12 @@
-"""What is refused, and in which words: checks that several modules share."""
+"""Checks that several modules share, and the words of their errors and warnings."""
 
 from __future__ import annotations
 
 import math
 import operator
-from typing import TYPE_CHECKING, SupportsIndex
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -13,28 +15,72 @@ if TYPE_CHECKING:
     from tcdecomp.loss import TCDecomposition
 
 __all__ = [
+    "WarnOnce",
     "check_criterion",
-    "check_distinct",
     "check_finite",
     "check_logvar",
     "check_tensors",
     "checked_int",
     "checked_labels",
+    "checked_size",
+    "integer",
+    "warn_always",
+    "warn_user",
 ]
+
+_INSIDE = ("tcdecomp", "tcdecomp_adapters", "torch")
+
+
+def warn_user(message: str) -> None:
+    """Warn of something in the line of the user's code that called into the library."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _INSIDE:
+            break
+        level += 1
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+class WarnOnce:
+    """Warn of each kind of doubt once, for as long as this object lives."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __call__(self, kind: str, text: str | None) -> None:
+        """Warn with the text, if there is one and the kind was not told before."""
+        if text is not None and kind not in self._told:
+            self._told.add(kind)
+            warn_user(text)
+
+
+def warn_always(kind: str, text: str | None) -> None:
+    """Warn with the text, if there is one. Python's own filters decide what the user sees."""
+    if text is not None:
+        warn_user(text)
+
+
+def integer(value: SupportsIndex) -> int:
+    """Return ``operator.index(value)``, or raise a TypeError for a bool.
+
+    Before numpy 2.3, ``operator.index`` takes numpy's bools, too.
+    """
+    if isinstance(value, bool) or str(getattr(value, "dtype", None)) in ("bool", "torch.bool"):
+        raise TypeError
+    return operator.index(value)
 
 
 def checked_int(name: str, value: SupportsIndex, low: int) -> int:
-    """Return the value as an int; the errors name the argument.
+    """Return the value as an int of at least ``low``; errors name the argument.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no int (a bool is none), or below ``low``.
+        If the value is not an int (a bool is not one), or is below ``low``.
     """
     try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
+        number = integer(value)
     except TypeError:
         got = f"{value!r} ({type(value).__name__})"
         raise TypeError(f"{name} must be an int >= {low}; got {got}") from None
@@ -43,13 +89,36 @@ def checked_int(name: str, value: SupportsIndex, low: int) -> int:
     return number
 
 
-def check_tensors(**tensors: Tensor) -> None:
-    """Refuse what does not go together as one batch; the errors name the arguments.
+def checked_size(dataset_size: SupportsIndex, items: int = 1) -> int:
+    """Return N as an int of at least the number of items in the batch.
 
     Raises
     ------
     TypeError, ValueError
-        As :class:`Posterior` says.
+        If N is not an int, or there are more items than N.
+    """
+    what = "the number N of items of the data set that the batch was drawn from"
+    try:
+        size = integer(dataset_size)
+    except TypeError:
+        got = f"{dataset_size!r} ({type(dataset_size).__name__})"
+        raise TypeError(f"dataset_size must be an int, {what}; got {got}") from None
+    if size < items:
+        raise ValueError(
+            f"dataset_size must be {what}, at least the batch size M = {items}; got {size}"
+        )
+    return size
+
+
+def check_tensors(**tensors: Tensor) -> None:
+    """Refuse tensors that are not one batch of shape (M, D); errors name the arguments.
+
+    A tensor named ``z`` may hold K samples of each item, of shape (K, M, D).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :class:`tcdecomp.Posterior` says.
     """
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
@@ -58,73 +127,87 @@ def check_tensors(**tensors: Tensor) -> None:
             raise TypeError(f"{name} must have a floating-point dtype; got {tensor.dtype}")
     *most, last = tensors
     names = f"{', '.join(most)} and {last}"
-    shapes = [tuple(tensor.shape) for tensor in tensors.values()]
-    if len(set(shapes)) > 1 or len(shapes[0]) != 2:
-        got = ", ".join(map(str, shapes))
-        remedy = "; flatten(1) makes one row of each item" if len(shapes[0]) > 2 else ""
-        raise ValueError(f"{names} must share one shape (M, D); got {got}{remedy}")
-    if 0 in shapes[0]:
-        raise ValueError(f"{names} must not be empty; got shape {shapes[0]}")
+    _check_shapes(names, tensors)
     devices = [tensor.device for tensor in tensors.values()]
     if len(set(devices)) > 1:
         raise ValueError(f"{names} must be on one device; got {', '.join(map(str, devices))}")
 
 
-def checked_labels(name: str, labels: Tensor, mu: Tensor) -> Tensor:
-    """Return an integer for each row of ``mu``, as int64; errors give the name.
+def _check_shapes(names: str, tensors: dict[str, Tensor]) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shape = shapes["mu"]
+    samples = shapes.get("z", shape)
+    per_item = samples[1:] if len(samples) == 3 else samples
+    if len(shape) != 2 or {*shapes.values()} - {samples} - {shape} or per_item != shape:
+        got = ", ".join(map(str, shapes.values()))
+        raise ValueError(
+            f"{names} must share one shape (M, D); got {got}{_remedy(tensors['mu'], shapes)}"
+        )
+    if 0 in (*samples, *shape):
+        raise ValueError(f"{names} must not be empty; got shape {samples if 0 in samples else shape}")
+
+
+def _remedy(mu: Tensor, shapes: dict[str, Any]) -> str:
+    """Say what makes tensors of more dimensions a batch, as far as their shapes and mu tell."""
+    if mu.dim() < 3 or len(set(shapes.values())) > 1:
+        return ""
+    if mu.dim() == 3 and len(mu) > 1 and bool((mu == mu[:1]).all()):
+        return (
+            ". mu repeats along its first dimension, as for K samples of each item: pass z of "
+            "shape (K, M, D) with mu[0] and logvar[0] of shape (M, D)"
+        )
+    return (
+        ". If the first dimension numbers the items, flatten(1) of each gives (M, D); for K "
+        "samples of each item pass z of shape (K, M, D) with mu and logvar of shape (M, D); for "
+        "time steps or pixels see decompose_sites"
+    )
+
+
+def checked_labels(name: str, labels: Tensor, rows: Tensor) -> Tensor:
+    """Return an integer for each of the rows, as int64; errors give the name.
 
     Raises
     ------
     TypeError, ValueError
-        If the labels are not an integer tensor of shape (M,) on the device of ``mu``.
+        If the labels are not an integer tensor of shape (M,) on the device of the rows.
     """
     if not isinstance(labels, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor of integers; got {type(labels).__name__}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"{name} must have an integer dtype; got {labels.dtype}")
-    if labels.shape != mu.shape[:1]:
+    if labels.shape != rows.shape[:1]:
         raise ValueError(
-            f"{name} must have shape ({len(mu)},), an integer for each row; "
+            f"{name} must have shape ({len(rows)},), an integer for each row; "
             f"got {tuple(labels.shape)}"
         )
-    if labels.device != mu.device:
-        raise ValueError(f"{name} must be on the device of mu, {mu.device}; got {labels.device}")
+    if labels.device != rows.device:
+        raise ValueError(f"{name} must be on the device of mu, {rows.device}; got {labels.device}")
     return labels.long()
 
 
-def check_distinct(name: str, labels: Tensor) -> None:
-    """Raise a ValueError that names the first label that is there twice."""
-    values, counts = torch.unique(labels, return_counts=True)
-    if len(values) < len(labels):
-        value, count = (part[counts > 1][0].item() for part in (values, counts))
-        raise ValueError(
-            f"{name} must be drawn without replacement, each at most once in a batch; got "
-            f"{value} {count} times"
-        )
-
-
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Raise a ValueError that names the first value of an (M, D) tensor that is not finite."""
+    """Raise a ValueError that names the first value of an (..., M, D) tensor that is not finite."""
     finite = tensor.isfinite()
     if not finite.all():
-        row, column = (~finite).nonzero()[0].tolist()
+        *sample, row, column = (~finite).nonzero()[0].tolist()
+        where = f"sample {sample[0]}, " if sample else ""
         raise ValueError(
-            f"{name} must be finite; got {tensor[row, column].item()} at row {row}, column {column}"
+            f"{name} must be finite; got {tensor[(*sample, row, column)].item()} at "
+            f"{where}row {row}, column {column}"
         )
 
 
 def check_logvar(logvar: Tensor) -> None:
-    """Raise a ValueError that names a log-variance from which no standard deviation follows.
-
-    That is one that is not finite, or so low that the inverse of its standard deviation is not.
-    """
+    """Raise a ValueError that names a log-variance with no finite standard deviation or inverse."""
     check_finite("logvar", logvar)
-    lowest = -2 * math.log(torch.finfo(logvar.dtype).max)
-    if (logvar < lowest).any():
-        row, column = (logvar < lowest).nonzero()[0].tolist()
+    limit = 2 * math.log(torch.finfo(logvar.dtype).max)
+    if (beyond := logvar.abs() > limit).any():
+        row, column = beyond.nonzero()[0].tolist()
         raise ValueError(
-            f"logvar must be at least {lowest:.1f} in {logvar.dtype}, for exp(-logvar / 2) to be "
-            f"finite; got {logvar[row, column].item()} at row {row}, column {column}"
+            f"logvar must be at least {-limit:.1f} and at most {limit:.1f} in {logvar.dtype}, for "
+            "exp(logvar / 2) and its inverse to be finite; got "
+            f"{logvar[row, column].item()} at row {row}, column {column}. "
+            "Clamp logvar in the encoder"
         )
 
 

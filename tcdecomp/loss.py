@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
 
-from tcdecomp._processes import Group, check_group
+from tcdecomp._checks import WarnOnce
+from tcdecomp._processes import Group
 from tcdecomp.kernels import Kernel
 from tcdecomp.minibatch.bank import PosteriorBank
-from tcdecomp.minibatch.batch import KL, Batch, Reduction, check_options
-from tcdecomp.minibatch.conditional import DatasetSize, evaluate
-from tcdecomp.minibatch.estimators import Estimator, resolve
-from tcdecomp.priors import Prior, check_prior
+from tcdecomp.minibatch.batch import Batch
+from tcdecomp.minibatch.conditional import DatasetSize
+from tcdecomp.minibatch.estimators import Weights
+from tcdecomp.minibatch.options import KL, Options, Reduction
+from tcdecomp.priors import Prior
 from tcdecomp.terms import Terms
 
 __all__ = ["TCDecomposition"]
+
+# Doubts are looked for in the first calls, and in every so many after them.
+FIRST, EVERY = 10, 100
 
 
 class TCDecomposition(nn.Module):
@@ -27,39 +33,40 @@ class TCDecomposition(nn.Module):
 
         \gamma\,\mathrm{KL} + (\alpha - \gamma)\,\mathrm{MI} + (\beta - \gamma)\,\mathrm{TC}
 
-    with the KL in closed form: in expectation, and in its gradient for a reparameterised z, it is
-    :math:`\alpha\,\mathrm{MI} + \beta\,\mathrm{TC} + \gamma\,\mathrm{DWKL}`. With equal weights
-    it is the ordinary KL of a (beta-)VAE to the last bit, and nothing is estimated.
+    with the KL in closed form. In expectation this is
+    :math:`\alpha\,\mathrm{MI} + \beta\,\mathrm{TC} + \gamma\,\mathrm{DWKL}`, and so is its
+    gradient for a reparameterised z. With equal weights it is the ordinary KL of a (beta-)VAE to
+    the last bit, and nothing is estimated.
 
     Parameters
     ----------
     alpha, beta, gamma : float
         Weights of index-code MI, total correlation and dimension-wise KL. beta-TCVAE:
         ``beta > 1`` alone. A negative alpha rewards mutual information; beta and gamma are at
-        least 0. They are plain attributes, which a schedule may set at any step: to floats where
-        the module is compiled, since torch.compile compiles it anew for each int.
+        least 0. The weights are plain attributes, which a schedule may set at any step. In a
+        compiled module set them to floats: torch.compile compiles anew for each int.
     estimator : {"mss", "mss-jackknife", "mws", "inclusive"} or callable
         How a batch stands for the data set; see :mod:`tcdecomp.minibatch.estimators`.
     kl : {"closed", "sampled"}
         "sampled" puts the samples' KL in place of the closed form, for priors that have none.
     prior : Distribution or callable, optional
-        A factorised prior, or a callable (an ``nn.Module``, for a learned one) that returns it;
-        None is the standard normal.
+        As in :func:`tcdecomp.decompose`; a learned prior is an ``nn.Module``. None is the standard
+        normal.
     reduction : {"mean", "sum", "none"}
         Over the items of the batch.
     process_group : ProcessGroup or "world", optional
-        Processes whose rows are one batch; see :func:`tcdecomp.decompose`. With equal weights
-        nothing is estimated, and each process returns the mean over its own rows without asking
-        the others. A module with a ProcessGroup cannot be copied or pickled, with "world" it can.
+        Processes whose rows are one batch; see :func:`tcdecomp.decompose`. With equal weights the
+        processes do not communicate: each returns the mean over its own rows. A module with a
+        ProcessGroup cannot be copied or pickled, with "world" it can.
     validate : bool, optional
-        Whether each call looks for values that are not finite, for z equal to mu, and for items
-        that are there twice. None does so on the CPU only: on an accelerator the look would stall
-        every step. Under ``torch.compile`` there is none.
+        Whether each call looks at values; see :func:`tcdecomp.decompose`. None looks on the CPU
+        only: on an accelerator the look would stall every step. Under ``torch.compile`` there is
+        no look. Doubts are looked for in the first 10 calls and in every 100th, and each kind is
+        warned of once.
     kernel : {"auto", "dense", "blocked", "triton"}
-        As in :func:`tcdecomp.decompose`. With reduction "mean", "auto" needs O(M D) memory at any
-        size. Nested transforms of torch.func need "dense", and vmap needs ``validate=False``. A
-        bank with items and a process group break torch.compile's graph: not with
-        ``fullgraph=True``.
+        As in :func:`tcdecomp.decompose`. Nested transforms of torch.func need "dense", and vmap
+        needs ``validate=False``. A bank, items and a process group break torch.compile's graph:
+        not with ``fullgraph=True``.
 
     Raises
     ------
@@ -68,8 +75,11 @@ class TCDecomposition(nn.Module):
 
     Shape
     -----
-    z, mu, logvar
-        (M, D), floating point, on one device. Half precision is raised to float32.
+    z
+        (M, D), floating point; or (K, M, D), K samples of each item, over which the loss is the
+        mean. Half precision is raised to float32.
+    mu, logvar
+        (M, D), on the device of z.
     loss
         Scalar, or (M,) with ``reduction="none"``; nats per item with "mean".
 
@@ -96,7 +106,7 @@ class TCDecomposition(nn.Module):
         alpha: float = 1.0,
         beta: float = 1.0,
         gamma: float = 1.0,
-        estimator: str | Estimator = "mss",
+        estimator: str | Weights = "mss",
         kl: KL = "closed",
         prior: Prior = None,
         reduction: Reduction = "mean",
@@ -105,10 +115,6 @@ class TCDecomposition(nn.Module):
         kernel: Kernel = "auto",
     ) -> None:
         super().__init__()
-        check_options(kl, reduction, kernel)
-        check_prior(prior)
-        check_group(process_group)
-        resolve(estimator)
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
         self._checked_weights()
         self.estimator = estimator
@@ -118,6 +124,13 @@ class TCDecomposition(nn.Module):
         self.process_group = process_group
         self.validate = validate
         self.kernel = kernel
+        self.options  # noqa: B018 (raises for a wrong option)
+        self._calls, self._doubt = 0, WarnOnce()
+
+    @property
+    def options(self) -> Options:
+        """The options of its estimates, as its attributes hold them now."""
+        return Options(**{field.name: getattr(self, field.name) for field in fields(Options)})
 
     def forward(
         self,
@@ -147,9 +160,7 @@ class TCDecomposition(nn.Module):
             As :func:`tcdecomp.decompose` does, whatever the weights are.
         """
         weights = self._checked_weights()
-        return self._weighted_kl(
-            weights, z, mu, logvar, dataset_size, items=items, bank=bank, condition=condition
-        )
+        return self._weighted_kl(weights, z, mu, logvar, dataset_size, items, bank, condition)
 
     def decompose(
         self,
@@ -164,10 +175,10 @@ class TCDecomposition(nn.Module):
     ) -> Terms:
         """Return the terms that :meth:`forward` weighs, estimated with this module's options.
 
-        Parameters, errors and result are those of :func:`tcdecomp.decompose`.
+        Parameters, result and errors are those of :func:`tcdecomp.decompose`, with values checked
+        where this module's ``validate`` says so.
         """
-        data = {"items": items, "bank": bank, "condition": condition, **self._options(z)}
-        return evaluate(Batch.terms, z, mu, logvar, dataset_size, **data)
+        return self._batch(z, mu, logvar, dataset_size, items, bank, condition).terms()
 
     def weigh(self, terms: Terms) -> Tensor:
         """Return the loss from terms that are already there, in their shape.
@@ -180,9 +191,9 @@ class TCDecomposition(nn.Module):
         return terms.weigh(*self._checked_weights())
 
     def excess(self, terms: Terms) -> Tensor:
-        """Return the loss less the plain KL: what a framework that adds its own KL lacks.
+        """Return the loss minus the plain KL: add it to a loss that already contains the KL.
 
-        Times the framework's own weight on its KL, where it has one.
+        If that loss multiplies its KL by a weight, multiply the excess by it, too.
 
         Parameters
         ----------
@@ -209,43 +220,51 @@ class TCDecomposition(nn.Module):
         """
         alpha, beta, gamma = self._checked_weights()
         weights = alpha - 1, beta - 1, gamma - 1
-        return self._weighted_kl(
-            weights, z, mu, logvar, dataset_size, items=items, bank=bank, condition=condition
-        )
+        return self._weighted_kl(weights, z, mu, logvar, dataset_size, items, bank, condition)
 
     def extra_repr(self) -> str:
-        """Return the options that a printed module shows."""
-        names = ("alpha", "beta", "gamma", "estimator", "kl", "reduction")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        """Return the weights and the options that are not the default's."""
+        shown = {name: getattr(self, name) for name in ("alpha", "beta", "gamma")}
+        defaults = {"validate": None}
+        for field in fields(Options):
+            value = getattr(self, field.name)
+            # A learned prior is a submodule, which a printed module shows anyway.
+            if value != defaults.get(field.name, field.default) and not isinstance(value, nn.Module):
+                shown[field.name] = value
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
-    def _weighted_kl(
+    def _weighted_kl(self, weights: tuple[float, float, float], *batch: Any) -> Tensor:
+        return self._batch(*batch, estimates=len(set(weights)) > 1).weighted_kl(*weights)
+
+    def _batch(
         self,
-        weights: tuple[float, float, float],
         z: Tensor,
         mu: Tensor,
         logvar: Tensor,
         dataset_size: DatasetSize,
-        **data: Any,
-    ) -> Tensor:
-        alpha, beta, gamma = weights
-        options = {**data, **self._options(z), "estimates": not alpha == beta == gamma}
-        return evaluate(
-            lambda batch: batch.weighted_kl(*weights), z, mu, logvar, dataset_size, **options
+        items: Tensor | None,
+        bank: PosteriorBank | None,
+        condition: Tensor | None,
+        *,
+        estimates: bool = True,
+    ) -> Batch:
+        options, seek = self.options, False
+        if options.looks_at(z):
+            seek = self._calls < FIRST or self._calls % EVERY == 0
+            self._calls += 1
+        return Batch(
+            z,
+            mu,
+            logvar,
+            dataset_size,
+            options,
+            items=items,
+            bank=bank,
+            condition=condition,
+            doubt=self._doubt,
+            seek=seek,
+            estimates=estimates,
         )
-
-    def _options(self, z: Tensor) -> dict[str, Any]:
-        validate = self.validate
-        if validate is None:
-            validate = isinstance(z, Tensor) and z.device.type == "cpu"
-        return {
-            "estimator": self.estimator,
-            "prior": self.prior,
-            "kl": self.kl,
-            "reduction": self.reduction,
-            "process_group": self.process_group,
-            "validate": validate,
-            "kernel": self.kernel,
-        }
 
     def _checked_weights(self) -> tuple[float, float, float]:
         for name, low in (("alpha", -math.inf), ("beta", 0), ("gamma", 0)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 
@@ -26,13 +27,14 @@ def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
 class Posterior:
     """The posteriors q(z|n) = N(mu, exp(logvar)) of one batch, and a sample z from each.
 
-    Shapes, dtypes and devices are checked when it is made; values only by
-    :meth:`check_values`, which has to wait for an accelerator.
+    Making one checks shapes, dtypes and devices. :meth:`check_values` checks values, which has to
+    wait for an accelerator. It unpacks: ``z, mu, logvar = posterior``.
 
     Parameters
     ----------
-    z : Tensor, shape (M, D)
-        One sample from each item's posterior. A reparameterised one carries the gradient.
+    z : Tensor, shape (M, D) or (K, M, D)
+        One sample from each item's posterior, or K samples. A reparameterised sample carries the
+        gradient.
     mu : Tensor, shape (M, D)
         Means of the posteriors.
     logvar : Tensor, shape (M, D)
@@ -50,7 +52,8 @@ class Posterior:
     >>> import torch
     >>> from tcdecomp import Posterior
     >>> posterior = Posterior.from_moments(torch.zeros(8, 3), torch.zeros(8, 3))
-    >>> posterior.z.shape
+    >>> z, mu, logvar = posterior
+    >>> z.shape
     torch.Size([8, 3])
     """
 
@@ -60,6 +63,9 @@ class Posterior:
 
     def __post_init__(self) -> None:
         check_tensors(z=self.z, mu=self.mu, logvar=self.logvar)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.z, self.mu, self.logvar))
 
     @classmethod
     def from_moments(
@@ -91,10 +97,10 @@ class Posterior:
         ----------
         distribution : torch.distributions.Normal or Independent
             One diagonal Gaussian for each item.
-        z : Tensor, shape (M, D), optional
-            The sample that the model already drew; by default a new one is drawn.
+        z : Tensor, shape (M, D) or (K, M, D), optional
+            The sample that the model drew. By default a new one is drawn.
         generator : torch.Generator, optional
-            Source of the noise where z is drawn; None takes torch's global one.
+            Source of the noise of a new z; None takes torch's global one.
 
         Raises
         ------
@@ -115,13 +121,13 @@ class Posterior:
         return cls(z, base.loc, logvar)
 
     def sample(self, *, generator: Generator | None = None) -> Posterior:
-        """Return the same posteriors with a newly drawn z, reparameterised.
+        """Return the same posteriors with a newly drawn z of shape (M, D), reparameterised.
 
         Parameters
         ----------
         generator : torch.Generator, optional
-            Source of the noise, on the device of ``mu``; None takes torch's global one.
-            With one of your own, sampling for a log does not change a training run.
+            Source of the noise, on the device of ``mu``; None takes torch's global one. A
+            generator of your own keeps a sample for a log from changing a training run.
         """
         working = self.in_working_precision()
         noise = torch.randn(
@@ -148,17 +154,39 @@ class Posterior:
         Raises
         ------
         ValueError
-            If z, mu or logvar has a value that is not finite, logvar one whose exp(-logvar / 2) is
-            not, or z is not a sample but mu itself, as most VAEs give it in eval mode: total
-            correlation and mutual information would be wrong by nats.
+            If a value is not finite, or exp(logvar / 2) or its inverse is not. Or if z equals mu,
+            as most VAEs return it in eval mode: total correlation and mutual information would be
+            wrong by nats.
         """
         check_finite("z", self.z)
         check_finite("mu", self.mu)
         check_logvar(self.in_working_precision().logvar)
-        if torch.equal(self.z, self.mu.to(self.z.dtype)) and self._noise_is_visible():
+        if bool((self.z == self.mu.to(self.z.dtype)).all()) and self._noise_is_visible():
             raise ValueError(
                 "z must be a sample from N(mu, exp(logvar)); got z equal to mu, as a VAE in eval "
                 "mode returns it. Draw one with Posterior(z, mu, logvar).sample()"
+            )
+
+    def check_pairs(self) -> None:
+        """Refuse rows so far apart that a squared residual of one under another overflows.
+
+        Raises
+        ------
+        ValueError
+            If ((z - mu) / sd)^2 may not be finite in the working precision.
+        """
+        z, mu, logvar = (t.detach() for t in self.in_working_precision())
+        farthest = torch.maximum(z.abs().amax(), mu.abs().amax())
+        span = 2 * farthest.log() - logvar.amin()
+        limit = math.log(torch.finfo(z.dtype).max / (4 * mu.shape[1]))
+        if span > limit:
+            column = int(z.abs().flatten(0, -2).amax(0).argmax())
+            row = int(z[..., column].abs().reshape(-1, len(mu)).amax(0).argmax())
+            raise ValueError(
+                f"z, mu and logvar must be closer together for {z.dtype}: ((z - mu) / sd)^2 "
+                f"overflows between rows. The largest |z| or |mu| is {farthest.item():.3g}, the "
+                f"smallest logvar {logvar.amin().item():.3g}; row {row}, column {column} has logvar "
+                f"{logvar[row, column].item():.3g}. Clamp logvar in the encoder, or pass float64"
             )
 
     def _noise_is_visible(self) -> bool:

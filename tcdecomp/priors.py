@@ -1,4 +1,9 @@
-"""The prior p(z) = prod_j p(z_j): the standard normal, or any factorised torch Distribution."""
+"""The prior p(z) = prod_j p(z_j): the standard normal, or any factorised torch Distribution.
+
+A prior may differ by item, as p(z|c) of a conditional VAE. MI and TC do not depend on the prior. The
+third term is then E_n[sum_j log q(z_j) - log p(z|n)], against each item's own prior, and may be
+negative.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,15 @@ from torch.distributions import Distribution, Independent, Normal, constraints, 
 
 from tcdecomp.posterior import Posterior, log_normal
 
-__all__ = ["Prior", "check_prior", "closed_form_kl", "closed_form_kl_j", "factors_of", "log_prior"]
+__all__ = [
+    "Prior",
+    "check_kl",
+    "check_prior",
+    "closed_form_kl",
+    "closed_form_kl_j",
+    "factors_of",
+    "log_prior",
+]
 
 Prior = Distribution | Callable[[], Distribution] | None
 
@@ -31,7 +44,7 @@ def check_prior(prior: Prior) -> None:
 
 
 def factors_of(prior: Prior, posterior: Posterior) -> Distribution | None:
-    """Return the prior's one-dimensional factors, of batch shape (), (1,), (D,) or (1, D).
+    """Return the prior's one-dimensional factors, of batch shape (), (1,), (D,), (1, D) or (M, D).
 
     Raises
     ------
@@ -56,12 +69,14 @@ def factors_of(prior: Prior, posterior: Posterior) -> Distribution | None:
 
 
 def _check_factors(factors: Distribution, posterior: Posterior) -> None:
-    dim = posterior.z.shape[1]
-    if factors.event_shape or tuple(factors.batch_shape) not in {(), (1,), (dim,), (1, dim)}:
+    rows, dim = posterior.mu.shape
+    shapes = {(), (1,), (dim,), (1, dim), (rows, dim)}
+    if factors.event_shape or tuple(factors.batch_shape) not in shapes:
         raise ValueError(
-            f"prior must factorise over the D = {dim} latent dimensions, like Normal with batch "
-            f"shape ({dim},); got {type(factors).__name__} with batch shape "
-            f"{tuple(factors.batch_shape)} and event shape {tuple(factors.event_shape)}"
+            f"prior must be a distribution of each of the D = {dim} latents, like Normal with "
+            f"batch shape ({dim},), or ({rows}, {dim}) for a prior of each item; got "
+            f"{type(factors).__name__} with batch shape {tuple(factors.batch_shape)} and event "
+            f"shape {tuple(factors.event_shape)}"
         )
     if not _covers_the_line(factors):
         raise ValueError(
@@ -95,11 +110,11 @@ def _covers_the_line(factors: Distribution) -> bool:
 
 
 def log_prior(factors: Distribution | None, z: Tensor) -> Tensor:
-    """Return log p(z), shape (M,), in nats."""
+    """Return log p(z), shape (..., M), in nats."""
     if factors is None:
         zero = z.new_zeros(())
-        return log_normal(z, zero, zero).sum(1)
-    return factors.log_prob(z).sum(1).to(z.dtype)
+        return log_normal(z, zero, zero).sum(-1)
+    return factors.log_prob(z).sum(-1).to(z.dtype)
 
 
 def closed_form_kl(factors: Distribution | None, posterior: Posterior) -> Tensor:
@@ -128,3 +143,17 @@ def closed_form_kl_j(factors: Distribution | None, posterior: Posterior) -> Tens
             f'kl="closed"; {type(factors).__name__} has none. decompose and TCDecomposition take '
             'kl="sampled"'
         ) from None
+
+
+def check_kl(kl: Tensor, posterior: Posterior) -> None:
+    """Raise a ValueError that names the row whose KL, shape (..., M), overflows."""
+    if not (finite := kl.isfinite()).all():
+        row = int((~finite).nonzero()[0, -1])
+        mu, logvar = posterior.mu[row].detach(), posterior.logvar[row].detach()
+        column = int(torch.maximum(logvar, 2 * mu.abs().log()).argmax())
+        raise ValueError(
+            f"logvar and mu must have a KL to the prior that is finite in {kl.dtype}; got "
+            f"{kl.detach()[..., row].reshape(-1)[0].item()} for row {row}, where column {column} "
+            f"has logvar {logvar[column].item():.4g} and mu {mu[column].item():.4g}. Clamp logvar "
+            "in the encoder, or pass float64"
+        )

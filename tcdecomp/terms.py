@@ -1,13 +1,14 @@
-"""The three terms of a batch, and what a loss makes of them."""
+"""The three terms, what a loss makes of them, and a value with its standard error."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["Estimate", "Terms"]
+__all__ = ["Estimate", "Terms", "zero_of"]
 
 
 class Estimate(NamedTuple):
@@ -29,15 +30,15 @@ class Estimate(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The three terms of a batch, and its KL, in nats (per item with reduction "mean").
+    """The three terms and the KL, in nats (per item with reduction "mean").
 
-    They are differences of four mean log-densities (Chen et al. 2018, eq. 2)::
+    The terms are differences of four mean log-densities (Chen et al. 2018, eq. 2)::
 
         MI   = log q(z|n) - log q(z)
         TC   = log q(z) - sum_j log q(z_j)
         DWKL = sum_j log q(z_j) - log p(z)
 
-    The three come from the same samples, so that under every estimator they sum to the
+    All three come from the same samples. Under every estimator they therefore sum to the
     *sampled* KL, the mean of log q(z|n) - log p(z).
 
     Attributes
@@ -68,13 +69,13 @@ class Terms(NamedTuple):
     ) -> Terms:
         """Return the terms as differences of log q(z|n), log q(z), sum_j log q(z_j) and log p(z).
 
-        Chen et al. 2018, eq. 2. All are of one shape, as the terms then are.
+        All four have one shape, and the terms have it too.
         """
         return cls(log_qz_n - log_qz, log_qz - log_product, log_product - log_pz, kl)
 
     @property
     def sampled_kl(self) -> Tensor:
-        """The sum of the three terms, which is the KL as the same samples give it."""
+        """The sum of the three terms: the KL that their samples give."""
         return self.index_code_mi + self.aggregate_kl
 
     @property
@@ -86,16 +87,42 @@ class Terms(NamedTuple):
         """Return the same values cut from the graph."""
         return self.map(Tensor.detach)
 
+    def to_dict(self) -> dict[str, float | list[float] | None]:
+        """Return plain numbers by name, lists for terms of shape (M,); waits for an accelerator."""
+        return {
+            name: None if term is None else term.detach().cpu().tolist()
+            for name, term in zip(self._fields, self, strict=True)
+        }
+
+    def __str__(self) -> str:
+        """Return a table in nats: of terms of shape (M,), the means."""
+        rows = (
+            f"{name:20}{'-' if term is None else format(term.detach().mean().item(), '.4f'):>10}"
+            for name, term in zip(self._fields, self, strict=True)
+        )
+        return "\n".join([f"{'':20}{'nats':>10}", *rows])
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Terms:
-        """Return the terms that ``function`` makes of these; a ``kl`` of None stays None."""
+        """Return the terms with ``function`` applied to each; a ``kl`` of None stays None."""
         mi, tc, dimension_wise_kl = map(function, self[:3])
         return Terms(mi, tc, dimension_wise_kl, None if self.kl is None else function(self.kl))
 
     def weigh(self, alpha: float, beta: float, gamma: float) -> Tensor:
         """Return gamma * KL + (alpha - gamma) * MI + (beta - gamma) * TC, in the terms' shape."""
-        loss = gamma * (self.sampled_kl if self.kl is None else self.kl)
-        if alpha != gamma:  # keeps the unused term's graph out of the backward
-            loss = loss + (alpha - gamma) * self.index_code_mi
-        if beta != gamma:
-            loss = loss + (beta - gamma) * self.total_correlation
-        return loss
+        kl = self.sampled_kl if self.kl is None else self.kl
+        # A term of weight 0 stays out of the backward, and may overflow.
+        weighted = [
+            weight * term
+            for weight, term in (
+                (gamma, kl),
+                (alpha - gamma, self.index_code_mi),
+                (beta - gamma, self.total_correlation),
+            )
+            if weight != 0
+        ]
+        return sum(weighted[1:], weighted[0]) if weighted else zero_of(kl)
+
+
+def zero_of(values: Tensor) -> Tensor:
+    """Return zeros in the place of values, with a gradient of 0 even where the values overflow."""
+    return values.masked_fill(torch.ones((), dtype=torch.bool, device=values.device), 0)

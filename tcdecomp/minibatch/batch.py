@@ -2,48 +2,46 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, SupportsIndex, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from tcdecomp._autocast import no_autocast
-from tcdecomp._checks import check_distinct, checked_labels
-from tcdecomp._processes import GlobalBatch, Group, resolve_group, shared_refusal
-from tcdecomp.kernels import Kernel, LogSums, log_sums
-from tcdecomp.kernels.components import Components
-from tcdecomp.minibatch import jackknife
+from tcdecomp._checks import checked_labels, checked_size, warn_always
+from tcdecomp._evidence import doubt_of_rows, doubt_of_sample
+from tcdecomp._processes import GlobalBatch, resolve_group, shared_refusal
 from tcdecomp.minibatch.bank import PosteriorBank
-from tcdecomp.minibatch.estimators import Estimator, mss_jackknife, resolve
-from tcdecomp.minibatch.mixture import log_mixture, mean_log_mixture
+from tcdecomp.minibatch.conditional import DatasetSize, mixtures_by_label
+from tcdecomp.minibatch.estimators import Estimator
+from tcdecomp.minibatch.mixture import Mixture, mixture_of
+from tcdecomp.minibatch.options import Options
 from tcdecomp.posterior import Posterior, log_normal
-from tcdecomp.priors import Prior, closed_form_kl, factors_of, log_prior
-from tcdecomp.terms import Terms
+from tcdecomp.priors import check_kl, closed_form_kl, factors_of, log_prior
+from tcdecomp.terms import Terms, zero_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["KL", "REDUCE", "Batch", "Reduction", "check_options", "checked_size"]
+__all__ = ["Batch", "Doubt"]
 
-KL = Literal["closed", "sampled"]
-Reduction = Literal["mean", "sum", "none"]
-
-REDUCE: dict[Reduction, Callable[[Tensor], Tensor]] = {
-    "mean": torch.mean,
-    "sum": torch.sum,
-    "none": lambda per_item: per_item,
-}
+Doubt = Callable[[str, "str | None"], None]
 
 
 class Batch:
-    """One batch in working precision, with its components of q(z) and the options of an estimate.
+    """One batch in working precision, its mixture, and the options of an estimate.
 
-    Parameters and errors are those of :func:`tcdecomp.decompose`. Whatever is asked of the batch
-    afterwards, everything is checked here.
+    Parameters and errors are those of :func:`tcdecomp.decompose`. Making one checks everything.
 
-    With ``estimates=False``, for a loss of equal weights, no other process is asked.
+    Parameters
+    ----------
+    doubt : callable
+        Takes the kind of a doubt, and its text or None.
+    seek : bool
+        Whether to look for evidence that the batch is not what it should be.
+    estimates : bool
+        False for a loss of equal weights: no mixture is made and no other process is asked.
     """
 
     def __init__(
@@ -51,147 +49,204 @@ class Batch:
         z: Tensor,
         mu: Tensor,
         logvar: Tensor,
-        dataset_size: SupportsIndex,
+        dataset_size: DatasetSize,
+        options: Options,
         *,
         items: Tensor | None = None,
         bank: PosteriorBank | None = None,
-        estimator: str | Estimator,
-        prior: Prior,
-        kl: KL,
-        reduction: Reduction,
-        process_group: Group = None,
-        validate: bool,
-        kernel: Kernel,
+        condition: Tensor | None = None,
+        doubt: Doubt = warn_always,
+        seek: bool = True,
         estimates: bool = True,
     ) -> None:
-        group = resolve_group(process_group)
+        self.options = options
+        group = resolve_group(options.process_group)
         asked = group if estimates else None
-        look = validate and not torch.compiler.is_compiling()
-        with shared_refusal(asked, z):
-            check_options(kl, reduction, kernel)
-            self.estimator = resolve(estimator)
+        self._look = options.looks_at(z)
+        self._parts: list[tuple[Tensor | None, Mixture]] = []
+        self._world: GlobalBatch | None = None
+        with shared_refusal(asked, mu):
             given = Posterior(z, mu, logvar)
-            size = checked_size(dataset_size, len(given.z))
             if items is not None:
                 items = checked_labels("items", items, given.mu)
-            if bank is not None:
-                _check_bank(bank, given, items, group)
-            if look:
+            if self._look:
                 given.check_values()
             self.posterior = given.in_working_precision()
             with no_autocast(given.z.device):
-                self.prior = factors_of(prior, self.posterior)
-        self.kl_form = kl
-        self.reduction = reduction
-        self.kernel = kernel
-        self.dataset_size = size
-        self.world = None if asked is None else _world(asked, self.posterior, size, items, bank)
-        with no_autocast(z.device):
-            self.components, self.own = self._components(items, bank, look)
-        if group is None or estimates:
-            self.weights = self.estimator(len(self.components.mu) - 1, size)
+                self.prior = factors_of(options.prior, self.posterior)
+            if condition is not None:
+                _check_alone(items=items, bank=bank, process_group=options.process_group)
+                self._parts += mixtures_by_label(
+                    self.posterior, condition, dataset_size, options, doubt
+                )
+            else:
+                size = checked_size(dataset_size, _distinct(items, len(given.mu)))  # type: ignore[arg-type]
+                if bank is not None:
+                    _check_bank(bank, given, items, group)
+        if self._look and seek:
+            doubt("sample", doubt_of_sample(given))
+            if items is None:
+                doubt("rows", doubt_of_rows(given.mu, given.logvar))
+        if condition is None and (estimates or group is None):
+            with no_autocast(given.z.device):
+                mixture = self._mixture(size, items, bank, asked)
+            options.estimate(mixture.others, size)
+            self._parts = [(None, mixture)]
+
+    @property
+    def items(self) -> int:
+        """How many items the rows of all processes are of, those of a bank included."""
+        return sum(mixture.others + 1 for _, mixture in self._parts)
+
+    @property
+    def dataset_size(self) -> int:
+        """N, over all labels."""
+        return sum(mixture.dataset_size for _, mixture in self._parts)
 
     def terms(self) -> Terms:
         """Return the three terms and the closed-form KL, reduced."""
-        z = self.posterior.z
-        with no_autocast(z.device):
-            log_qz, log_qz_j = self._log_mixture()
-            return self._terms(log_qz, log_qz_j.sum(1))
+        return self._terms(self.options.estimate.log_densities)[0]
 
     def terms_by(self, *estimators: Estimator) -> list[Terms]:
-        """Return :meth:`terms` under several weights of the same log-sums."""
-        others, results = len(self.components.mu) - 1, []
+        """Return the terms under several weights of the same log-sums."""
+
+        def ask(mixture: Mixture, z: Tensor) -> tuple[Tensor, ...]:
+            size = mixture.others, mixture.dataset_size
+            weighed = mixture.weighed_by(z, [estimator(*size) for estimator in estimators])
+            return tuple(part for pair in weighed for part in pair)
+
+        return self._terms(ask)
+
+    def _terms(self, ask: Callable[[Mixture, Tensor], tuple[Tensor, ...]]) -> list[Terms]:
+        """Return the terms of each pair of log q(z) and log q(z_j) that ``ask`` returns."""
         with no_autocast(self.posterior.z.device):
-            sums = self._log_sums()
-            for estimator in estimators:
-                log_qz, log_qz_j = log_mixture(sums, *estimator(others, self.dataset_size))
-                results.append(self._terms(log_qz, log_qz_j.sum(1)))
-        return results
+            self._check_overflow()
+            log_qz_n, log_pz = self._log_posterior(), log_prior(self.prior, self.posterior.z)
+            kl = self._kl() if self.options.kl == "closed" else None
+            answers = self._asked(ask)
+            return [
+                Terms.from_log_densities(log_qz_n, log_qz, log_qz_j.sum(-1), log_pz, kl).map(
+                    self._reduce
+                )
+                for log_qz, log_qz_j in zip(answers[::2], answers[1::2])
+            ]
 
     def weighted_kl(self, alpha: float, beta: float, gamma: float) -> Tensor:
-        """Return ``terms().weigh(alpha, beta, gamma)``, without what it can spare.
+        """Return ``terms().weigh(alpha, beta, gamma)``, at less cost.
 
-        Equal weights need no estimate, and a mean-reduced loss only the mean log-densities of
-        the mixture.
+        Equal weights need no estimate, and a mean-reduced loss only the mean log-densities of the
+        mixture.
         """
         estimates = not alpha == beta == gamma
-        if estimates and self.reduction != "mean":
+        if estimates and self.options.reduction != "mean":
             return self.terms().weigh(alpha, beta, gamma)
+        weighted = []  # a weight of 0 takes no part, and may overflow
         with no_autocast(self.posterior.z.device):
-            loss = gamma * self._reduce(self._kl())
+            if gamma != 0:
+                weighted.append(gamma * self._reduce(self._kl()))
             if alpha != gamma:
-                loss = loss + (alpha - gamma) * self._reduce(self._log_posterior())
+                weighted.append((alpha - gamma) * self._reduce(self._log_posterior()))
             if estimates:
-                loss = loss + self._mean_log_mixture(joint=beta - alpha, marginal=gamma - beta)
-        return loss
+                self._check_overflow()
+                weighted.append(self._mean_log_density(joint=beta - alpha, marginal=gamma - beta))
+            if not weighted:
+                weighted.append(self._reduce(zero_of(self.posterior.mu).sum(1)))
+        return sum(weighted[1:], weighted[0])
 
-    def _components(
-        self, items: Tensor | None, bank: PosteriorBank | None, look: bool
-    ) -> tuple[Components, Posterior]:
-        """Return what q(z) is a mixture of, own rows first, and each point with its own."""
-        mu, logvar = self.posterior.mu, self.posterior.logvar
-        if self.world is not None:
-            others = self.world.others(torch.cat([mu, logvar], 1)).chunk(2, dim=1)
-            mu, logvar = torch.cat([mu, others[0]]), torch.cat([logvar, others[1]])
+    def _mixture(
+        self,
+        size: int,
+        items: Tensor | None,
+        bank: PosteriorBank | None,
+        group: ProcessGroup | None,
+    ) -> Mixture:
+        """Return the mixture of a batch without a condition, and ask the other processes."""
+        others = None
+        if group is not None:
+            self._world = _world(group, self.posterior, size, items, bank)
+            rows = torch.cat([self.posterior.mu, self.posterior.logvar], 1)
+            mu, logvar = self._world.others(rows).chunk(2, dim=1)
+            others = Posterior(mu, mu, logvar) if len(mu) else None
             if items is not None:
-                items = self.world.all(items[:, None])[:, 0]
-        if items is not None and look:
-            check_distinct("items", items)
-        held = None if bank is None else bank.others(mu, items, self.dataset_size)
-        if held is None:
-            return Components(mu, logvar), self.posterior
-        attached, detached = len(mu) - 1, len(held[0])
-        own = _damped(self.posterior, attached / max(attached + detached, 1))
-        return Components(torch.cat([mu, held[0]]), torch.cat([logvar, held[1]])), own
-
-    def _log_mixture(self) -> tuple[Tensor, Tensor]:
-        """Return the estimated log q(z), shape (M,), and log q(z_j), shape (M, D)."""
-        if self.estimator is mss_jackknife:
-            return jackknife.log_mixture(
-                self.own, self.components, self.dataset_size, kernel=self.kernel
-            )
-        return log_mixture(self._log_sums(), *self.weights)
-
-    def _log_sums(self) -> LogSums:
-        sums = log_sums(self.posterior.z, self.components, kernel=self.kernel)
-        if self.own is self.posterior:
-            return sums
-        own_j = log_normal(self.own.z, self.own.mu, self.own.logvar)
-        return sums._replace(own=own_j.sum(1), own_j=own_j)
-
-    def _mean_log_mixture(self, *, joint: float, marginal: float) -> Tensor:
-        alone = self.world is None and len(self.components.mu) == len(self.posterior.z)
-        if alone and self.estimator is not mss_jackknife:
-            weights, kernel = self.weights, self.kernel
-            return mean_log_mixture(
-                self.posterior, weights, joint=joint, marginal=marginal, kernel=kernel
-            )
-        log_qz, log_qz_j = self._log_mixture()
-        return self._reduce(joint * log_qz + marginal * log_qz_j.sum(1))
-
-    def _terms(self, log_qz: Tensor, log_product: Tensor) -> Terms:
-        per_item = Terms.from_log_densities(
-            self._log_posterior(),
-            log_qz,
-            log_product,
-            log_prior(self.prior, self.posterior.z),
-            self._kl() if self.kl_form == "closed" else None,
+                items = torch.cat([items, self._world.others(items[:, None])[:, 0]])
+                checked_size(size, _distinct(items, len(items)))
+        held = None
+        if bank is not None and items is not None:
+            held = bank.others(self.posterior.mu, items, size)
+        return mixture_of(
+            self.posterior, size, self.options.kernel, others=others, held=held, items=items
         )
-        return per_item.map(self._reduce)
 
-    def _reduce(self, per_item: Tensor) -> Tensor:
-        reduced = REDUCE[self.reduction](per_item)
-        if self.world is not None and self.reduction == "mean":
-            return self.world.share * reduced
-        return reduced
+    def _asked(self, ask: Callable[[Mixture, Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Return what ``ask`` says of z, in the shapes (..., M) and (..., M, D)."""
+        if self.posterior.z.dim() == 2:
+            return self._asked_at(self.posterior.z, ask)
+        samples = [self._asked_at(z, ask) for z in self.posterior.z]
+        return tuple(map(torch.stack, zip(*samples)))
+
+    def _asked_at(
+        self, z: Tensor, ask: Callable[[Mixture, Tensor], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        (rows, mixture), *_ = self._parts
+        if rows is None:
+            return ask(mixture, z)
+        answers = [ask(mixture, z[part]) for part, mixture in self._parts]
+        order = torch.cat([part for part, _ in self._parts if part is not None]).argsort()
+        return tuple(torch.cat(pieces)[order] for pieces in zip(*answers))
+
+    def _mean_log_density(self, *, joint: float, marginal: float) -> Tensor:
+        z, estimator = self.posterior.z, self.options.estimate
+        samples = z if z.dim() == 3 else (z,)
+        means = [
+            estimator.mean_log_density(
+                mixture, point if rows is None else point[rows], joint=joint, marginal=marginal
+            )
+            * (1.0 if rows is None else len(rows) / z.shape[-2])
+            for point in samples
+            for rows, mixture in self._parts
+        ]
+        total = sum(means[1:], means[0]) / len(samples) if len(means) > 1 else means[0]
+        return total if self._world is None else self._world.share * total
 
     def _log_posterior(self) -> Tensor:
-        return log_normal(self.own.z, self.own.mu, self.own.logvar).sum(1)
+        """Return log q(z|n), shape (..., M)."""
+        moments = self.posterior
+        if len(self._parts) == 1 and self._parts[0][1].damped is not None:
+            moments = self._parts[0][1].damped
+        return log_normal(self.posterior.z, moments.mu, moments.logvar).sum(-1)
 
     def _kl(self) -> Tensor:
-        if self.kl_form == "closed":
-            return closed_form_kl(self.prior, self.posterior)
-        return self._log_posterior() - log_prior(self.prior, self.posterior.z)
+        """Return the KL of each row, shape (..., M): in closed form, or as the samples give it."""
+        if self.options.kl == "closed":
+            kl = closed_form_kl(self.prior, self.posterior)
+        else:
+            kl = self._log_posterior() - log_prior(self.prior, self.posterior.z)
+        if self._look:
+            check_kl(kl, self.posterior)
+        return kl
+
+    def _reduce(self, values: Tensor) -> Tensor:
+        per_item = values if values.dim() == 1 else values.mean(0)
+        reduced = self.options.reduce(per_item)
+        if self._world is not None and self.options.reduction == "mean":
+            return self._world.share * reduced
+        return reduced
+
+    def _check_overflow(self) -> None:
+        if self._look:
+            self.posterior.check_pairs()
+
+
+def _distinct(items: Tensor | None, rows: int) -> int:
+    return rows if items is None else len(torch.unique(items))
+
+
+def _check_alone(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} must be None where a condition is given; got {type(value).__name__}"
+            )
 
 
 def _check_bank(
@@ -199,11 +254,16 @@ def _check_bank(
 ) -> None:
     if not isinstance(bank, PosteriorBank):
         raise TypeError(f"bank must be a PosteriorBank; got {type(bank).__name__}")
-    bank.check_alike(batch, items)
+    if items is None:
+        raise ValueError(
+            "items must be given with a bank: the data-set index of each row, by which the bank "
+            "knows the batch's own items. A Dataset that returns (x, index) gives them"
+        )
+    bank.check_alike(batch)
     if group is not None and resolve_group(bank.process_group) is not group:
         raise ValueError(
-            "bank must be shared by the criterion's processes, as "
-            f"PosteriorBank(..., process_group={bank.process_group!r}) is not"
+            "bank must be shared by the criterion's processes; make it with "
+            f"PosteriorBank(..., process_group=...), got {bank.process_group!r}"
         )
 
 
@@ -216,49 +276,11 @@ def _world(
 ) -> GlobalBatch:
     agree = {
         "dataset_size": dataset_size,
+        "the samples of each item": len(posterior.z) if posterior.z.dim() == 3 else 1,
         "whether there are items": int(items is not None),
         "the number of entries in the bank": 0 if bank is None else len(bank),
     }
-    world = GlobalBatch(group, posterior.z, agree)
-    checked_size(dataset_size, world.size)
+    world = GlobalBatch(group, posterior.mu, agree)
+    if items is None:
+        checked_size(dataset_size, world.size)
     return world
-
-
-def _damped(posterior: Posterior, share: float) -> Posterior:
-    """Return the same values, of whose gradient mu and logvar get a share; z keeps its own.
-
-    The gradient of log q(z) for the components has expectation 0 over all of them. Where a bank's
-    entries carry no graph, a point's own component, and log q(z|n), whose gradient its own
-    cancels, may count no more than the others of the batch do for all others.
-    """
-    mu, logvar = (t.detach() + share * (t - t.detach()) for t in (posterior.mu, posterior.logvar))
-    return Posterior(posterior.z, mu, logvar)
-
-
-def check_options(kl: KL, reduction: Reduction, kernel: Kernel) -> None:
-    """Raise a ValueError that names the option whose value is unknown."""
-    for name, value, choices in (
-        ("kl", kl, KL),
-        ("reduction", reduction, Reduction),
-        ("kernel", kernel, Kernel),
-    ):
-        if value not in get_args(choices):
-            allowed = ", ".join(map(repr, get_args(choices)))
-            raise ValueError(f"{name} must be one of {allowed}; got {value!r}")
-
-
-def checked_size(dataset_size: SupportsIndex, batch_size: int = 1) -> int:
-    """Return N as an int, or raise an error that says what it must be."""
-    what = "the number N of items of the data set that the batch was drawn from"
-    try:
-        if isinstance(dataset_size, bool):
-            raise TypeError
-        size = operator.index(dataset_size)
-    except TypeError:
-        got = f"{dataset_size!r} ({type(dataset_size).__name__})"
-        raise TypeError(f"dataset_size must be an int, {what}; got {got}") from None
-    if size < batch_size:
-        raise ValueError(
-            f"dataset_size must be {what}, at least the batch size M = {batch_size}; got {size}"
-        )
-    return size

@@ -1,18 +1,20 @@
 r"""Lower and upper values for the three terms, from the batches that estimate them.
 
-The inclusive weights give a mutual information that is too small and a dimension-wise KL that is
-too large, MSS the other way round, both in expectation: mutual information is concave and the KL
-convex in what the batch makes of q(z), and MSS is unbiased for q(z) (Jensen). With the closed-form
-KL the two bracket the total correlation, too:
+In expectation, the inclusive weights give a mutual information that is too small and a
+dimension-wise KL that is too large, and MSS the other way round: mutual information is concave and
+the KL convex in what the batch makes of q(z), and MSS is unbiased for q(z) (Jensen). With the KL,
+the two bracket the total correlation, too:
 
     MI_incl <= MI <= MI_mss,  DW_mss <= DWKL <= DW_incl,
     KL - MI_mss - DW_incl <= TC <= KL - MI_incl - DW_mss.
+
+The KL may be the closed form or that of the samples. The closed form has less noise, but the
+samples' noise partly cancels in the difference. The narrower bracket is shown.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import SupportsIndex
 
@@ -20,9 +22,12 @@ import torch
 from torch import Tensor
 
 from tcdecomp.kernels import Kernel
-from tcdecomp.minibatch.batch import KL, Batch, check_options
+from tcdecomp._checks import WarnOnce
+from tcdecomp.kernels import Kernel
+from tcdecomp.minibatch.batch import Batch
 from tcdecomp.minibatch.estimators import inclusive, mss
-from tcdecomp.priors import Prior, check_prior
+from tcdecomp.minibatch.options import KL, Options
+from tcdecomp.priors import Prior
 from tcdecomp.terms import Terms
 
 __all__ = ["Bracket", "Interval"]
@@ -30,6 +35,7 @@ __all__ = ["Bracket", "Interval"]
 WIDENING = 2  # standard errors
 MARGIN = 0.1  # nats below log M, the largest inclusive mutual information that a batch can show
 _NAMES = ("index_code_mi", "total_correlation", "dimension_wise_kl")
+_SAMPLED = 3  # the row, after the terms, of the total correlation with the samples' KL
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,9 @@ class Interval:
     value : float
         Mean of the MSS estimates.
     low, high : float
-        Means of the lower and the upper values, 2 standard errors further out. Those of a single
-        batch have no standard error, and need not lie in this order.
+        Means of the lower and the upper values, 2 standard errors further out, so that they hold
+        the value. A term that cannot be negative has no lower end below 0, unless its value is. A
+        single batch has no standard error.
     """
 
     value: float
@@ -51,18 +58,18 @@ class Interval:
 
 
 class Bracket:
-    """Brackets the three terms, over batches, at the price of their MSS estimates alone.
+    """Brackets the three terms over batches, at the cost of their MSS estimates alone.
 
-    It is a statement about expectations. One batch's values are estimates, with noise of their own:
-    give it the batches of a pass, with the weights of the model unchanged, and it shows their
-    means, widened by two standard errors: of normal values they cover 95 % where the batches are
-    many, 92 % from 10 and 70 % from 2 (Student's t).
+    A bracket is a statement about expectations, and the values of one batch are noisy. Give it the
+    batches of a pass, with the weights of the model unchanged. It shows their means, widened by two
+    standard errors: of normal values these cover 95 % for many batches, 92 % for 10 and 70 % for 2
+    (Student's t).
 
     Parameters
     ----------
     prior, kl, kernel : optional
-        As in :func:`tcdecomp.decompose`. With ``kl="sampled"`` the noise of the samples' KL is
-        in the bracket of the total correlation.
+        As in :func:`tcdecomp.decompose`. With ``kl="sampled"`` only the samples' KL brackets the
+        total correlation.
 
     Raises
     ------
@@ -73,7 +80,8 @@ class Bracket:
     -----
     UserWarning
         Once, when a batch is too small to say anything: its inclusive mutual information comes
-        within 0.1 nats of log M, which is the largest that M items can show.
+        within 0.1 nats of log M, which is the largest that M items can show. And, once for each
+        kind, what :func:`tcdecomp.decompose` warns of.
 
     Examples
     --------
@@ -86,18 +94,17 @@ class Bracket:
     ...     z = mu + (0.5 * logvar).exp() * torch.randn(256, 2, generator=g)
     ...     terms = bracket.update(z, mu, logvar, 10_000)
     >>> tc = bracket.interval("total_correlation")
-    >>> tc.low < 0 < tc.high
+    >>> tc.low <= tc.value <= tc.high
     True
     """
 
     def __init__(self, *, prior: Prior = None, kl: KL = "closed", kernel: Kernel = "auto") -> None:
-        check_options(kl, "mean", kernel)
-        check_prior(prior)
-        self._options = {"prior": prior, "kl": kl, "kernel": kernel}
+        self._options = Options(prior=prior, kl=kl, kernel=kernel)
         self._count, self._rows = 0, 0
-        # Sums over batches of value, lower and upper of each term, and of their squares.
-        self._sums = torch.zeros(2, len(_NAMES), 3, dtype=torch.float64)
-        self._warned = False
+        # Sums over batches of value, lower and upper of each row, and of their squares.
+        self._sums = torch.zeros(2, _SAMPLED + 1, 3, dtype=torch.float64, device="cpu")
+        self._doubt = WarnOnce()
+        self._signed = False  # whether the dimension-wise KL may be negative
 
     @property
     def num_batches(self) -> int:
@@ -105,25 +112,27 @@ class Bracket:
         return self._count
 
     @torch.no_grad()
-    def update(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: SupportsIndex) -> Terms:
+    def update(
+        self,
+        z: Tensor,
+        mu: Tensor,
+        logvar: Tensor,
+        dataset_size: SupportsIndex,
+        *,
+        items: Tensor | None = None,
+    ) -> Terms:
         """Add a batch, and return its terms as ``decompose`` does, without a graph.
 
         Parameters and errors are those of :func:`tcdecomp.decompose`.
         """
         batch = Batch(
-            z,
-            mu,
-            logvar,
-            dataset_size,
-            estimator=mss,
-            reduction="mean",
-            validate=True,
-            **self._options,  # type: ignore[arg-type]
+            z, mu, logvar, dataset_size, self._options, items=items, doubt=self._doubt
         )
         upper, lower = batch.terms_by(mss, inclusive)
-        if len(mu) < batch.dataset_size:  # else it is exact
-            self._warn_of_small_batch(lower.index_code_mi.item(), len(mu))
+        if batch.items < batch.dataset_size:  # else the terms are exact
+            self._doubt_size(lower.index_code_mi.item(), batch.items)
         values = _endpoints(upper, lower)
+        self._signed |= batch.prior is not None and batch.prior.batch_shape[:-1].numel() > 1
         self._count, self._rows = self._count + 1, self._rows + len(mu)
         self._sums += torch.stack([values, values.square()])
         return upper
@@ -146,12 +155,23 @@ class Bracket:
             raise ValueError(f"term must be one of {names}; got {term!r}")
         if self._count == 0:
             raise ValueError("update must have been called before an interval is asked for")
-        mean, square = self._sums[:, _NAMES.index(term)] / self._count
-        error = torch.zeros(3, dtype=torch.float64)
+        rows = [_NAMES.index(term)]
+        if term == "total_correlation":
+            rows = [_SAMPLED] if self._options.kl == "sampled" else [*rows, _SAMPLED]
+        value, low, high = min(map(self._widened, rows), key=lambda ends: ends[2] - ends[1])
+        if term != "dimension_wise_kl" or not self._signed:
+            low = max(low, 0.0)
+        return Interval(value, min(value, low), max(value, high))
+
+    def _widened(self, row: int) -> tuple[float, float, float]:
+        """Return the means of value, lower and upper, the ends two standard errors further out."""
+        mean, square = self._sums[:, row] / self._count
+        error = torch.zeros_like(mean)
         if self._count > 1:
             error = ((square - mean.square()).clamp(min=0) / (self._count - 1)).sqrt()
-        value, low, high = (mean + WIDENING * error * torch.tensor([0.0, -1.0, 1.0])).tolist()
-        return Interval(value, low, high)
+        value, low, high = mean.tolist()
+        _, below, above = (WIDENING * error).tolist()
+        return value, low - below, high + above
 
     def seen(self) -> Bracket:
         """Return what it has seen without its options: for another process, say, to merge."""
@@ -163,6 +183,7 @@ class Bracket:
         """Add what another has seen, as of another process or another part of the data."""
         self._count, self._rows = self._count + other._count, self._rows + other._rows
         self._sums = self._sums + other._sums
+        self._signed |= other._signed
 
     def __str__(self) -> str:
         if self._count == 0:
@@ -171,26 +192,29 @@ class Bracket:
         batches = f"{self._count} batches" if self._count > 1 else "an estimate from one batch"
         return "\n".join([f"nats, {batches} of {self._rows / self._count:.4g} items", *lines])
 
-    def _warn_of_small_batch(self, information: float, size: int) -> None:
-        if not self._warned and information > math.log(size) - MARGIN:
-            self._warned = True
-            warnings.warn(
-                f"a batch of {size} items is too small to tell the mutual information: it comes to "
-                f"within {MARGIN} nats of log {size} = {math.log(size):.2f}, the most that they "
-                "can show. Take larger batches, or decompose_dataset",
-                stacklevel=4,
+    def _doubt_size(self, information: float, size: int) -> None:
+        if information > math.log(size) - MARGIN:
+            self._doubt(
+                "size",
+                f"a batch of {size} items is too small to tell the mutual information: its "
+                f"inclusive estimate comes within {MARGIN} nats of log {size} = "
+                f"{math.log(size):.2f}, the most that {size} items can show. Take larger batches, "
+                "or decompose_dataset",
             )
 
 
 def _endpoints(mss_terms: Terms, inclusive_terms: Terms) -> Tensor:
-    """Return value, lower and upper of each term, shape (3, 3), float64 on the CPU."""
-    kl = mss_terms.sampled_kl if mss_terms.kl is None else mss_terms.kl
+    """Return value, lower and upper of each row, shape (4, 3), float64 on the CPU."""
+    sampled = mss_terms.sampled_kl
+    kl = sampled if mss_terms.kl is None else mss_terms.kl
     mi_low, mi_high = inclusive_terms.index_code_mi, mss_terms.index_code_mi
     dw_low, dw_high = mss_terms.dimension_wise_kl, inclusive_terms.dimension_wise_kl
+    tc = mss_terms.total_correlation
     rows = (
         (mss_terms.index_code_mi, mi_low, mi_high),
-        (mss_terms.total_correlation, kl - mi_high - dw_high, kl - mi_low - dw_low),
+        (tc, kl - mi_high - dw_high, kl - mi_low - dw_low),
         (mss_terms.dimension_wise_kl, dw_low, dw_high),
+        (tc, sampled - mi_high - dw_high, sampled - mi_low - dw_low),
     )
     return torch.stack([torch.stack(row) for row in rows]).cpu().double()
 

@@ -1,30 +1,27 @@
 r"""Posteriors of any factorised family, in one part or in several.
 
-The terms ask a posterior for log q(z_ij | component k) only. A torch Distribution of batch shape
+The terms need only log q(z_ij | component k) of a posterior. A torch Distribution of batch shape
 (M, D) gives it for all points i and components k by broadcasting, in memory for O(M^2 D).
 
-A latent is one *event* of the distribution: a number, or a vector where the family has vectors, as
-the relaxed categorical. Parts that are independent of each other given x,
+A latent is one *event* of the distribution: a number, or a vector where the family has vectors,
+such as the relaxed categorical. Parts that are independent of each other given x,
 q(z|n) = q(z_1|n) q(z_2|n), are further latents, each of its own family.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, inf
 from torch.distributions import Distribution, kl_divergence
 
 from tcdecomp._autocast import no_autocast
-from tcdecomp._checks import check_finite
-from tcdecomp.kernels import LogSums
-from tcdecomp.minibatch.batch import KL, REDUCE, Reduction, check_options, checked_size
-from tcdecomp.minibatch.estimators import Estimator, mss_jackknife, resolve
-from tcdecomp.minibatch.jackknife import jackknifed
+from tcdecomp._checks import check_finite, checked_size
+from tcdecomp.minibatch.estimators import Estimator, Weights
 from tcdecomp.minibatch.latents import Part, is_discrete, lies_in_support, parts_of, saturates
-from tcdecomp.minibatch.mixture import log_mixture
+from tcdecomp.minibatch.options import KL, Options, Reduction
 from tcdecomp.priors import Prior
 from tcdecomp.terms import Terms
 
@@ -32,43 +29,44 @@ __all__ = ["decompose_family"]
 
 
 def decompose_family(
-    posterior: Distribution | Sequence[Distribution],
     z: Tensor | Sequence[Tensor],
+    posterior: Distribution | Sequence[Distribution],
     dataset_size: SupportsIndex,
     *,
     prior: Prior | Sequence[Prior] = None,
-    estimator: str | Estimator = "mss",
+    estimator: str | Weights = "mss",
     kl: KL = "closed",
     reduction: Reduction = "mean",
     validate: bool = True,
 ) -> Terms:
     """Estimate the terms of one batch whose posterior is any factorised torch Distribution.
 
-    Differentiable where z is reparameterised and continuous; for other posteriors there are
-    values only. The loss is made of the terms by ``TCDecomposition.weigh``. Autocast is off in
-    the forward; half precision of z is raised to float32.
+    Differentiable where z is reparameterised and continuous; other posteriors have values only.
+    ``TCDecomposition.weigh`` makes the loss of the terms. Autocast is off in the forward; half
+    precision of z is raised to float32.
 
     Parameters
     ----------
+    z : Tensor or sequence, of shape (M, D) and the shape of an event
+        A sample of the posterior, or of each part. With a further first dimension, K samples, over
+        which the terms are averaged.
     posterior : Distribution or sequence
         Of batch shape (M, D), or an ``Independent`` one of batch shape (M,) around it. Several
-        are the parts of one latent code, independent of each other given x. Parameters are
-        float32 or float64.
-    z : Tensor or sequence, of shape (M, D) and the shape of an event
-        A sample of the posterior, or of each part.
+        distributions are the parts of one latent code, independent of each other given x.
+        Parameters are float32 or float64.
     dataset_size : int
         N, as in :func:`tcdecomp.decompose`.
     prior : Distribution, callable or sequence, optional
         A prior that factorises over the D latents, of batch shape (), (1,), (D,) or (1, D), or a
-        callable that returns it; one for each part. None is the standard normal, which latents
-        that are no real numbers cannot have.
+        callable that returns it; one for each part. None is the standard normal, for latents that
+        are real numbers.
     estimator, kl, reduction
         As in :func:`tcdecomp.decompose`.
     validate : bool
-        Refuse z outside of the support or equal to the mean, log-densities that are not finite,
-        and a support that differs between items. The look waits for an accelerator; under
-        ``torch.compile`` it is left out. What a distribution itself looks at is set by its
-        ``validate_args``.
+        Whether to refuse z outside of the support or equal to the mean, log-densities that are
+        not finite, and a support that differs between items. The look waits for an accelerator;
+        under ``torch.compile`` there is no look. ``validate_args`` of a distribution sets what it
+        looks at itself.
 
     Returns
     -------
@@ -89,45 +87,59 @@ def decompose_family(
     --------
     >>> import torch
     >>> from torch.distributions import Laplace
-    >>> from tcdecomp import TCDecomposition
-    >>> from tcdecomp import decompose_family
+    >>> from tcdecomp import TCDecomposition, decompose_family
     >>> _ = torch.manual_seed(0)
     >>> loc = torch.randn(64, 4, requires_grad=True)
     >>> posterior, prior = Laplace(loc, 0.3), Laplace(0.0, 1.0)
-    >>> terms = decompose_family(posterior, posterior.rsample(), 10_000, prior=prior)
+    >>> terms = decompose_family(posterior.rsample(), posterior, 10_000, prior=prior)
     >>> loss = TCDecomposition(beta=6).weigh(terms)
     >>> loss.backward()
     """
-    check_options(kl, reduction, "dense")
-    estimate = resolve(estimator)
+    options = Options(estimator, None, kl, reduction, None, validate, "dense")
+    if samples := _samples(z, posterior):
+        results = [
+            decompose_family(
+                sample,
+                posterior,
+                dataset_size,
+                prior=prior,
+                estimator=estimator,
+                kl=kl,
+                reduction=reduction,
+                validate=validate,
+            )
+            for sample in samples
+        ]
+        mi, tc, dimension_wise_kl = (torch.stack(t).mean(0) for t in list(zip(*results))[:3])
+        return Terms(mi, tc, dimension_wise_kl, results[0].kl)
     parts = parts_of(posterior, z, prior)
-    batch_size = len(parts[0].z)
-    size = checked_size(dataset_size, batch_size)
-    weights = estimate(batch_size - 1, size)
-    look = validate and not torch.compiler.is_compiling()
+    size = checked_size(dataset_size, len(parts[0].z))
+    look = options.looks_at(parts[0].z)
     with no_autocast(parts[0].z.device):
         logs = torch.cat([_log_densities(part, look) for part in parts], -1)
         log_pz = torch.cat([_log_prior(part, look) for part in parts], -1).sum(1)
-        log_qz_n, log_qz, log_product = _log_mixture(logs, estimate, weights, size)
+        log_qz_n, log_qz, log_product = _log_mixture(logs, options.estimate, size)
         closed = [_closed_form_kl(part) for part in parts] if kl == "closed" else []
     kls = torch.cat(closed, -1).sum(1) if closed else None
     per_item = Terms.from_log_densities(log_qz_n, log_qz, log_product, log_pz, kls)
-    return per_item.map(REDUCE[reduction])
+    return per_item.map(options.reduce)
 
 
-def _log_mixture(
-    logs: Tensor, estimate: Estimator, weights: tuple[float, float], size: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _samples(z: Any, posterior: Any) -> list[Any] | None:
+    """Return the K samples, if z has a first dimension more than the posterior."""
+    if not isinstance(posterior, Distribution):
+        parts = [_samples(*part) for part in zip(z, posterior)] if isinstance(z, list | tuple) else []
+        return list(zip(*parts)) if parts and all(part is not None for part in parts) else None  # type: ignore[arg-type]
+    shape = posterior.batch_shape + posterior.event_shape
+    return list(z) if isinstance(z, Tensor) and z.shape[1:] == shape else None
+
+
+def _log_mixture(logs: Tensor, estimator: Estimator, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return log q(z|n), log q(z) and sum_j log q(z_j), shape (M,), from all pairs' (M, M, D)."""
     logs = torch.cat([logs, logs.sum(-1, keepdim=True)], -1)  # the joint is the last
     own = logs.diagonal(dim1=0, dim2=1).T
     is_own = torch.eye(len(own), dtype=torch.bool, device=own.device)
-    others = logs.masked_fill(is_own[..., None], -inf)
-    if estimate is mss_jackknife:
-        mixture = jackknifed(own, others, size)
-    else:
-        sums = others.logsumexp(1)
-        _, mixture = log_mixture(LogSums(own[:, -1], sums[:, -1], own, sums), *weights)
+    mixture = estimator.of_pairs(own, logs.masked_fill(is_own[..., None], -inf), size)
     return own[:, -1], mixture[:, -1], mixture[:, :-1].sum(1)
 
 

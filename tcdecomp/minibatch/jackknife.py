@@ -1,21 +1,21 @@
-r"""log q(z) with the bias of the logarithm taken off: the delete-one jackknife of MSS.
+r"""The delete-one jackknife of MSS, which corrects the bias of log q(z).
 
-MSS is unbiased for q(z), and so by Jensen's inequality log q(z) comes out too small. Let m be the
+MSS is unbiased for q(z). By Jensen's inequality its log q(z) is too small on average. Let m be the
 number of others, n = N - 1 the number of items that they stand for, and::
 
     L    = log( e^own / N + (N - 1) / (N m) sum_k e^l_k ),
     L_-k = the same without the other k, the rest weighted (N - 1) / (N (m - 1)).
 
-For m of n drawn without replacement the bias of L is of the order 1/m - 1/n, which the jackknife
-removes::
+For m of n drawn without replacement the bias of L is of the order 1/m - 1/n. The jackknife removes
+it::
 
     log q_J = a L - (a - 1) mean_k L_-k,    a = m (n - m + 1) / n.
 
 At m = n it is L, which is then exact. (Quenouille 1956; with n infinite a is m, the plain form.)
 
-Leaving out by subtraction loses all digits where one other outweighs the rest. So each row's
-largest other is left out exactly, and of the rest none weighs more than a half of the sum, for
-which log1p of the negative share is accurate.
+To leave out by subtraction loses all digits where one other outweighs the rest. So each row's
+largest other is left out exactly. None of the rest weighs more than half of the sum, and log1p of
+the negative share is accurate for those.
 """
 
 from __future__ import annotations
@@ -27,46 +27,41 @@ import torch
 from torch import Tensor, inf
 from torch.utils.checkpoint import checkpoint
 
-from tcdecomp.kernels import Kernel
-from tcdecomp.kernels.components import Components
-from tcdecomp.posterior import Posterior, log_normal
+from tcdecomp.minibatch.mixture import Mixture
+from tcdecomp.posterior import log_normal
 
-__all__ = ["jackknifed", "log_mixture"]
+__all__ = ["jackknifed", "log_densities"]
 
 TILE = 2**20  # elements of an intermediate tensor
 
 
-def log_mixture(
-    points: Posterior, components: Components, dataset_size: int, *, kernel: Kernel = "auto"
-) -> tuple[Tensor, Tensor]:
+def log_densities(mixture: Mixture, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return the jackknifed log q(z), shape (M,), and log q(z_j), shape (M, D), in nats.
 
     Memory is linear in the number of components: rows are taken a few at a time, in the backward
-    again.
+    again. With the kernel "dense" all rows are taken at once, which every transform of torch.func
+    allows.
 
     Parameters
     ----------
-    points : Posterior
-        M points z, float32 or float64, and their own components.
-    components : Components
-        The first M are the points' own, in order; there are at least 3, or 1 where N = 1.
-    dataset_size : int
-        N.
-    kernel : {"auto", "dense", "blocked", "triton"}
-        "dense" takes all rows at once, which every transform of torch.func allows.
+    mixture : Mixture
+        With at least 3 components, or 1 where N = 1, each of another item.
+    z : Tensor, shape (M, D)
+        The points, float32 or float64.
     """
-    mu, logvar, _ = components
-    own = log_normal(points.z, points.mu, points.logvar)
-    own = torch.cat([own, own.sum(1, keepdim=True)], 1)
+    mu, logvar, _ = mixture.components
+    own_sum, own = mixture.own_log_sums(z)
+    own = torch.cat([own, own_sum[:, None]], 1)
+    size = mixture.dataset_size
     rows = max(1, TILE // (mu.shape[0] * (mu.shape[1] + 1)))
-    if kernel == "dense" or rows >= len(own):
-        densities = _rows(points.z, own, mu, logvar, 0, dataset_size)
+    if mixture.kernel == "dense" or rows >= len(own):
+        densities = _rows(z, own, mu, logvar, 0, size)
         return densities[:, -1], densities[:, :-1]
-    parts = zip(torch.split(points.z, rows), torch.split(own, rows), strict=True)
+    parts = zip(torch.split(z, rows), torch.split(own, rows), strict=True)
     options: Any = {"use_reentrant": False, "preserve_rng_state": False}
     densities = torch.cat(
         [
-            checkpoint(_rows, *part, mu, logvar, index * rows, dataset_size, **options)
+            checkpoint(_rows, *part, mu, logvar, index * rows, size, **options)
             for index, part in enumerate(parts)
         ]
     )

@@ -1,12 +1,14 @@
-r"""Spatial latents with every site as an item: q(z) is that of the channels at any one site.
+r"""Spatial latents and sequences, with every site of an image as a row.
 
-For S sites of N images, q(z) = 1/(N S) sum_n sum_s q(z|n, s), over C channels. A batch has all
-sites of M images, so that with an estimator's weights (own, other) for M - 1 others of N items
+For N images with S sites each, q(z) = 1/(N S) sum_n sum_s q(z|n, s), over C channels: each site is
+a row, and the image is its item. With M images in the batch and an estimator's weights (own, other)
+for M - 1 others of N items,
 
     q(z) ~ own/S sum_s q(z|n, s) + other/S sum_{m != n} sum_s q(z|m, s),
 
-n being the image that z is from: for "mss" 1/(N S) on each site of the own image, and
-(N - 1)/(N (M - 1) S) on each other. It is unbiased if the estimator is.
+where n is the image that z is from. For "mss" the weights are 1/(N S) on each site of the own
+image, and (N - 1)/(N (M - 1) S) on each other site. The estimate is unbiased if the estimator is.
+With a mask, images differ in their number of sites; see :mod:`tcdecomp.minibatch.mixture`.
 """
 
 from __future__ import annotations
@@ -16,14 +18,11 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
-from tcdecomp._autocast import no_autocast
-from tcdecomp.kernels import Kernel, log_sums
-from tcdecomp.kernels.components import Components
-from tcdecomp.minibatch.batch import KL, REDUCE, Reduction, check_options, checked_size
-from tcdecomp.minibatch.estimators import Estimator, mss_jackknife, resolve
-from tcdecomp.minibatch.mixture import log_mixture
-from tcdecomp.posterior import Posterior, log_normal
-from tcdecomp.priors import Prior, closed_form_kl, factors_of, log_prior
+from tcdecomp.kernels import Kernel
+from tcdecomp.minibatch.batch import Batch
+from tcdecomp.minibatch.estimators import Weights
+from tcdecomp.minibatch.options import KL, Options, Reduction
+from tcdecomp.priors import Prior
 from tcdecomp.terms import Terms
 
 __all__ = ["decompose_sites"]
@@ -35,19 +34,21 @@ def decompose_sites(
     logvar: Tensor,
     dataset_size: SupportsIndex,
     *,
-    estimator: str | Estimator = "mss",
+    mask: Tensor | None = None,
+    channels_last: bool | None = None,
+    estimator: str | Weights = "mss",
     prior: Prior = None,
     kl: KL = "closed",
     reduction: Reduction = "mean",
-    validate: bool = True,
+    validate: bool | None = True,
     kernel: Kernel = "auto",
 ) -> Terms:
-    """Estimate the terms of the channels, with every site of an image as an item.
+    """Estimate the terms of the channels, with every site of an image as a row.
 
-    Total correlation is then that of the C channels, wherever they are looked at, and index-code
-    MI is what a site's channels tell of image and place, at most log(N S). The terms, and the KL,
-    are of one *site*: S times as much is of an image. To decompose images as wholes, with
-    D = C S latents, call :func:`tcdecomp.decompose` with ``z.flatten(1)`` and so on.
+    Total correlation is then that of the C channels at any one site. Index-code MI is what a
+    site's channels tell of image and place, at most log(N S). The terms and the KL are nats per
+    *site*: multiply by S to get nats per image. To decompose images as wholes, with D = C S
+    latents, call :func:`tcdecomp.decompose` with ``z.flatten(1)`` and so on.
 
     The cost is that of a batch of M S rows. Differentiable in z, mu and logvar; dtypes, devices
     and autocast are as in :func:`tcdecomp.decompose`.
@@ -59,17 +60,22 @@ def decompose_sites(
         with S = H W sites.
     dataset_size : int
         N, the number of images (not of sites) that this batch was drawn from without replacement.
+    mask : Tensor, shape (M, ...), bool, optional
+        True for the sites that count, such as the time steps of a sequence that are not padding.
+        Every image needs one. Values at the other sites are not looked at, and have no gradient.
+    channels_last : bool, optional
+        Whether the tensors have shape (M, ..., C), as sequences (M, T, C) have. It must be given
+        for tensors of three dimensions, which may be (M, C, T) or (M, T, C); by default images
+        are (M, C, H, W).
     estimator : {"mss", "mws", "inclusive"} or callable
         How the batch stands for the data set, from M and N; see
         :mod:`tcdecomp.minibatch.estimators`.
     prior : Distribution or callable, optional
         A prior that factorises over the C channels; None is the standard normal.
-    kl, kernel
-        As in :func:`tcdecomp.decompose`.
+    kl, validate, kernel
+        As in :func:`tcdecomp.decompose`. A row, in errors, is a site that counts.
     reduction : {"mean", "sum", "none"}
-        Over the M S sites; "none" gives terms of shape (M, ...), as the sites are.
-    validate : bool
-        As in :func:`tcdecomp.decompose`. A row, in errors, is a site: image * S + place.
+        Over the sites that count; "none" gives terms of shape (M, ...), 0 at all other sites.
 
     Returns
     -------
@@ -80,7 +86,8 @@ def decompose_sites(
     ------
     TypeError, ValueError
         If the shapes are not one shape (M, C, ...) with at least one dimension of sites, if the
-        estimator is "mss-jackknife", and where :func:`tcdecomp.decompose` raises them.
+        mask does not fit them, if the estimator is "mss-jackknife", and where
+        :func:`tcdecomp.decompose` raises them.
 
     Examples
     --------
@@ -92,36 +99,29 @@ def decompose_sites(
     >>> decompose_sites(z, mu, logvar, 1000, reduction="none").total_correlation.shape
     torch.Size([8, 3, 3])
     """
-    check_options(kl, reduction, kernel)
-    weights = resolve(estimator)
-    if weights is mss_jackknife:
-        raise ValueError(
-            "estimator must not be 'mss-jackknife' for sites: it would leave out one site at a "
-            "time, and sites of an image are not drawn one by one"
-        )
     _check_shapes(z=z, mu=mu, logvar=logvar)
-    given = Posterior(*(t.flatten(2).transpose(1, 2).flatten(0, 1) for t in (z, mu, logvar)))
-    batch_size, sites = len(z), z.shape[2:]
-    size = checked_size(dataset_size, batch_size)
-    own, other = (weight / sites.numel() for weight in weights(batch_size - 1, size))
-    if validate and not torch.compiler.is_compiling():
-        given.check_values()
-    rows = given.in_working_precision()
-    with no_autocast(z.device):
-        factors = factors_of(prior, rows)
-        images = torch.arange(batch_size, device=z.device).repeat_interleave(sites.numel())
-        sums = log_sums(rows.z, Components(rows.mu, rows.logvar, images), images, kernel=kernel)
-        log_qz, log_qz_j = log_mixture(sums, own, other)
-        per_site = Terms.from_log_densities(
-            log_normal(rows.z, rows.mu, rows.logvar).sum(1),
-            log_qz,
-            log_qz_j.sum(1),
-            log_prior(factors, rows.z),
-            closed_form_kl(factors, rows) if kl == "closed" else None,
+    if channels_last is None and z.dim() == 3:
+        raise ValueError(
+            f"channels_last must be given for three dimensions; got shape {tuple(z.shape)}: "
+            f"channels_last=True for {z.shape[1]} sites of {z.shape[2]} channels, False for "
+            f"{z.shape[1]} channels at {z.shape[2]} sites"
         )
-    if reduction == "none":
-        return per_site.map(lambda term: term.view(batch_size, *sites))
-    return per_site.map(REDUCE[reduction])
+    tensors = [t if channels_last else t.movedim(1, -1) for t in (z, mu, logvar)]
+    places = tensors[0].shape[:-1]
+    images = torch.arange(len(z), device=z.device).reshape(-1, *[1] * (len(places) - 1))
+    images = images.expand(places)
+    if mask is None:
+        rows, items = [t.flatten(0, -2) for t in tensors], images.flatten()
+    else:
+        _check_mask(mask, places, z)
+        rows, items = [t[mask] for t in tensors], images[mask]
+    options = Options(estimator, prior, kl, reduction, None, validate, kernel)
+    terms = Batch(*rows, dataset_size, options, items=items).terms()  # type: ignore[misc]
+    if reduction != "none":
+        return terms
+    if mask is None:
+        return terms.map(lambda term: term.view(places))
+    return terms.map(lambda term: term.new_zeros(places).masked_scatter(mask, term))
 
 
 def _check_shapes(**tensors: Tensor) -> None:
@@ -134,4 +134,21 @@ def _check_shapes(**tensors: Tensor) -> None:
         raise ValueError(
             "z, mu and logvar must share one shape (M, C, ...) with dimensions of sites, and must "
             f"not be empty; got {got}"
+        )
+
+
+def _check_mask(mask: Tensor, places: torch.Size, z: Tensor) -> None:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a torch.Tensor of dtype bool; got {got}")
+    if mask.shape != places or mask.device != z.device:
+        raise ValueError(
+            f"mask must have the shape of the sites, {tuple(places)}, on the device {z.device}; "
+            f"got {tuple(mask.shape)} on {mask.device}"
+        )
+    if not (counts := mask.flatten(1).any(1)).all():
+        image = int((~counts).nonzero()[0])
+        raise ValueError(
+            f"mask must keep at least one site of every image; image {image} has none. Leave the "
+            "image out of the batch"
         )
