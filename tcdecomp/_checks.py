@@ -66,6 +66,8 @@ def integer(value: SupportsIndex) -> int:
 
     Before numpy 2.3, ``operator.index`` takes numpy's bools, too.
     """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
     if isinstance(value, bool) or str(getattr(value, "dtype", None)) in ("bool", "torch.bool"):
         raise TypeError
     return operator.index(value)
@@ -144,7 +146,9 @@ def _check_shapes(names: str, tensors: dict[str, Tensor]) -> None:
             f"{names} must share one shape (M, D); got {got}{_remedy(tensors['mu'], shapes)}"
         )
     if 0 in (*samples, *shape):
-        raise ValueError(f"{names} must not be empty; got shape {samples if 0 in samples else shape}")
+        raise ValueError(
+            f"{names} must not be empty; got shape {samples if 0 in samples else shape}"
+        )
 
 
 def _remedy(mu: Tensor, shapes: dict[str, Any]) -> str:

@@ -125,7 +125,5 @@ def decompose(
     True
     """
     options = Options(estimator, prior, kl, reduction, process_group, validate, kernel)
-    batch = Batch(
-        z, mu, logvar, dataset_size, options, items=items, bank=bank, condition=condition
-    )
+    batch = Batch(z, mu, logvar, dataset_size, options, items=items, bank=bank, condition=condition)
     return batch.terms()

@@ -22,6 +22,9 @@ from tcdecomp.terms import Terms
 
 __all__ = ["TCDecomposition"]
 
+_OPTIONS = tuple(field.name for field in fields(Options))
+_DEFAULTS = {field.name: field.default for field in fields(Options)} | {"validate": None}
+
 # Doubts are looked for in the first calls, and in every so many after them.
 FIRST, EVERY = 10, 100
 
@@ -130,7 +133,7 @@ class TCDecomposition(nn.Module):
     @property
     def options(self) -> Options:
         """The options of its estimates, as its attributes hold them now."""
-        return Options(**{field.name: getattr(self, field.name) for field in fields(Options)})
+        return Options(*[getattr(self, name) for name in _OPTIONS])
 
     def forward(
         self,
@@ -225,12 +228,11 @@ class TCDecomposition(nn.Module):
     def extra_repr(self) -> str:
         """Return the weights and the options that are not the default's."""
         shown = {name: getattr(self, name) for name in ("alpha", "beta", "gamma")}
-        defaults = {"validate": None}
-        for field in fields(Options):
-            value = getattr(self, field.name)
+        for name, default in _DEFAULTS.items():
+            value = getattr(self, name)
             # A learned prior is a submodule, which a printed module shows anyway.
-            if value != defaults.get(field.name, field.default) and not isinstance(value, nn.Module):
-                shown[field.name] = value
+            if value is not default and value != default and not isinstance(value, nn.Module):
+                shown[name] = value
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
     def _weighted_kl(self, weights: tuple[float, float, float], *batch: Any) -> Tensor:

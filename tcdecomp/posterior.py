@@ -185,8 +185,9 @@ class Posterior:
             raise ValueError(
                 f"z, mu and logvar must be closer together for {z.dtype}: ((z - mu) / sd)^2 "
                 f"overflows between rows. The largest |z| or |mu| is {farthest.item():.3g}, the "
-                f"smallest logvar {logvar.amin().item():.3g}; row {row}, column {column} has logvar "
-                f"{logvar[row, column].item():.3g}. Clamp logvar in the encoder, or pass float64"
+                f"smallest logvar {logvar.amin().item():.3g}; logvar is "
+                f"{logvar[row, column].item():.3g} at row {row}, column {column}. Clamp logvar in "
+                "the encoder, or pass float64"
             )
 
     def _noise_is_visible(self) -> bool:

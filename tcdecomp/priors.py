@@ -1,8 +1,8 @@
 """The prior p(z) = prod_j p(z_j): the standard normal, or any factorised torch Distribution.
 
-A prior may differ by item, as p(z|c) of a conditional VAE. MI and TC do not depend on the prior. The
-third term is then E_n[sum_j log q(z_j) - log p(z|n)], against each item's own prior, and may be
-negative.
+A prior may differ by item, as p(z|c) of a conditional VAE. MI and TC do not depend on the prior.
+The third term is then E_n[sum_j log q(z_j) - log p(z|n)], against each item's own prior, and may
+be negative.
 """
 
 from __future__ import annotations
@@ -70,13 +70,17 @@ def factors_of(prior: Prior, posterior: Posterior) -> Distribution | None:
 
 def _check_factors(factors: Distribution, posterior: Posterior) -> None:
     rows, dim = posterior.mu.shape
-    shapes = {(), (1,), (dim,), (1, dim), (rows, dim)}
-    if factors.event_shape or tuple(factors.batch_shape) not in shapes:
+    shape = tuple(factors.batch_shape)
+    got = f"{type(factors).__name__} with batch shape {shape} and event shape"
+    if factors.event_shape:
         raise ValueError(
-            f"prior must be a distribution of each of the D = {dim} latents, like Normal with "
-            f"batch shape ({dim},), or ({rows}, {dim}) for a prior of each item; got "
-            f"{type(factors).__name__} with batch shape {tuple(factors.batch_shape)} and event "
-            f"shape {tuple(factors.event_shape)}"
+            f"prior must factorise over the D = {dim} latent dimensions, like Normal with batch "
+            f"shape ({dim},); got {got} {tuple(factors.event_shape)}"
+        )
+    if shape not in {(), (1,), (dim,), (1, dim), (rows, dim)}:
+        raise ValueError(
+            f"prior must have batch shape ({dim},), or ({rows}, {dim}) for a prior of each row; "
+            f"got {got} ()"
         )
     if not _covers_the_line(factors):
         raise ValueError(

@@ -182,9 +182,9 @@ def test_gradcheck(estimator, name, kernel):
 @pytest.mark.parametrize("shift", [0, -12])
 def test_dtypes_agree_with_float64(dtype, shift, kernel):
     z, mu, logvar = draw_posterior(seed=3, size=33, dim=5, dtype=dtype)
-    logvar = logvar + shift
-    terms = decompose(z, mu, logvar, 1000, kernel=kernel)
-    want = decompose(z.double(), mu.double(), logvar.double(), 1000)
+    logvar = logvar + shift  # of which z is no sample any more
+    terms = decompose(z, mu, logvar, 1000, kernel=kernel, validate=False)
+    want = decompose(z.double(), mu.double(), logvar.double(), 1000, validate=False)
     assert terms.kl.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert_close(triple(terms), triple(want), dtype)
 

@@ -94,9 +94,9 @@ CALLS = {
     "one row": (
         (*ONE, 100),
         ValueError,
-        "z, mu and logvar must have M >= 2 rows for estimator 'mss' when dataset_size is above 1; "
-        "got M = 1 with dataset_size 100. A DataLoader with drop_last=True makes no last batch "
-        "of one row",
+        "z, mu and logvar must have M >= 2 rows for estimator 'mss' when dataset_size is above M; "
+        "got M = 1 with dataset_size 100. A DataLoader with drop_last=True makes no small last "
+        "batch",
     ),
 }
 
@@ -199,10 +199,11 @@ PRIORS = {
         "(3,); got MultivariateNormal with batch shape () and event shape (3,)",
     ),
     "other size": (Normal(torch.zeros(4), 1.0), ValueError, "got Normal with batch shape (4,)"),
-    "one per item": (
-        Normal(torch.zeros(8, 3), 1.0),
+    "one per item, of other rows": (
+        Normal(torch.zeros(7, 3), 1.0),
         ValueError,
-        "got Normal with batch shape (8, 3)",
+        "prior must have batch shape (3,), or (8, 3) for a prior of each row; got Normal with "
+        "batch shape (7, 3)",
     ),
     "no closed form": (
         MixtureSameFamily(Cat(torch.ones(3, 2)), TWO),

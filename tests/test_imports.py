@@ -19,7 +19,7 @@ FLOORS = [
     {"plugins", "dataset", "presets"},
     {"decomposition", "loss"},
     {"minibatch"},
-    {"kernels", "priors"},
+    {"kernels", "priors", "_evidence"},
     {"posterior", "schedules"},
     {"terms", "metrics", "_checks", "_autocast", "_processes", "_progress"},
 ]

@@ -63,8 +63,8 @@ def test_equal_weights_estimate_nothing(monkeypatch):
     def forbidden(*arguments, **options):
         raise AssertionError("log-sums were computed")
 
-    monkeypatch.setattr("tcdecomp.minibatch.batch.mean_log_mixture", forbidden)
-    monkeypatch.setattr("tcdecomp.minibatch.batch.log_sums", forbidden)
+    for function in ("mean_log_mixture", "log_mixture", "log_sums"):
+        monkeypatch.setattr(f"tcdecomp.minibatch.mixture.{function}", forbidden)
     for kl in ("closed", "sampled"):
         assert TCDecomposition(alpha=4, beta=4, gamma=4, kl=kl)(*BATCH, 100).isfinite()
     with pytest.raises(AssertionError, match="log-sums were computed"):
@@ -180,10 +180,10 @@ def test_pickling_and_copying(clone):
 
 
 def test_printing_shows_the_options():
-    assert repr(TCDecomposition(beta=6)) == (
-        "TCDecomposition(alpha=1.0, beta=6, gamma=1.0, estimator='mss', kl='closed', "
-        "reduction='mean')"
-    )
+    assert repr(TCDecomposition(beta=6)) == "TCDecomposition(alpha=1.0, beta=6, gamma=1.0)"
+    shown = repr(TCDecomposition(reduction="sum", kernel="dense", validate=True))
+    assert shown.endswith("reduction='sum', validate=True, kernel='dense')")
+    assert "Normal(" in repr(TCDecomposition(prior=Normal(0.0, 2.0)))
 
 
 def test_weights_are_attributes_of_a_schedule():

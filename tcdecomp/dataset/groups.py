@@ -16,7 +16,6 @@ A single dimension is the smallest group: its TC is 0.
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -25,14 +24,14 @@ from typing import NamedTuple, SupportsIndex
 import torch
 from torch import Generator, Tensor
 
-from tcdecomp._checks import check_tensors
+from tcdecomp._checks import check_tensors, integer
 from tcdecomp._processes import Division, Group, shared_refusal
 from tcdecomp.dataset.decomposition import DatasetTerms, checked_samples
 from tcdecomp.dataset.sampling import sample_densities
 from tcdecomp.decomposition import decompose
-from tcdecomp.minibatch.batch import Reduction
 from tcdecomp.minibatch.conditional import DatasetSize
-from tcdecomp.minibatch.estimators import Estimator
+from tcdecomp.minibatch.estimators import Weights
+from tcdecomp.minibatch.options import Reduction
 from tcdecomp.priors import Prior
 
 __all__ = ["GroupTerms", "Groups", "SplitTC", "decompose_groups", "split_tc"]
@@ -198,7 +197,7 @@ def split_tc(
     groups: Groups,
     *,
     condition: Tensor | None = None,
-    estimator: str | Estimator = "mss",
+    estimator: str | Weights = "mss",
     reduction: Reduction = "mean",
     process_group: Group = None,
     validate: bool = True,
@@ -255,7 +254,7 @@ def split_tc(
     within = {}
     # After the call above, which refuses what is no batch in all processes together.
     for name, part in _checked(groups, z.shape[1]).items():
-        own = z[:, part], mu[:, part], logvar[:, part]
+        own = z[..., part], mu[:, part], logvar[:, part]
         within[name] = estimated(*own, dataset_size, validate=False).total_correlation
     return SplitTC(within, whole - sum(within.values()))
 
@@ -288,16 +287,9 @@ def _dimensions(name: object, members: object, dim: int) -> list[int]:
         raise TypeError(f"groups must have names of type str; got {name!r}")
     what = f"groups must map {name!r} to a list of dimensions, integers of 0 to {dim - 1}"
     try:
-        part = [_integer(member) for member in members]  # type: ignore[attr-defined]
+        part = [integer(member) for member in members]  # type: ignore[attr-defined]
     except TypeError:
         raise TypeError(f"{what}; got {members!r}") from None
     if not part or not all(0 <= j < dim for j in part):
         raise ValueError(f"{what}; got {members!r}")
     return part
-
-
-def _integer(value: SupportsIndex) -> int:
-    # A mask would pass for the dimensions 0 and 1.
-    if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
-        raise TypeError
-    return operator.index(value)

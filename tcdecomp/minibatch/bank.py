@@ -12,7 +12,7 @@ from tcdecomp._processes import GlobalBatch, Group, resolve_group, shared_refusa
 from tcdecomp.posterior import Posterior
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    pass
 
 __all__ = ["PosteriorBank"]
 
@@ -185,7 +185,7 @@ class PosteriorBank:
 def _newest(held: _Entries | None, new: _Entries, capacity: int) -> _Entries:
     """Return the newest entry of each item, the last ones that fit, with the oldest first."""
     if held is not None:
-        new = _Entries(*(torch.cat([a.to(b), b]) for a, b in zip(held, new)))
+        new = _Entries(*(torch.cat([a.to(b), b]) for a, b in zip(held, new, strict=True)))
     distinct, index = torch.unique(new.items, return_inverse=True)
     rows = torch.arange(len(new.items), device=new.items.device)
     last = rows.new_zeros(len(distinct)).scatter_reduce_(0, index, rows, "amax")

@@ -128,7 +128,7 @@ class Batch:
                 Terms.from_log_densities(log_qz_n, log_qz, log_qz_j.sum(-1), log_pz, kl).map(
                     self._reduce
                 )
-                for log_qz, log_qz_j in zip(answers[::2], answers[1::2])
+                for log_qz, log_qz_j in zip(answers[::2], answers[1::2], strict=True)
             ]
 
     def weighted_kl(self, alpha: float, beta: float, gamma: float) -> Tensor:
@@ -182,7 +182,7 @@ class Batch:
         if self.posterior.z.dim() == 2:
             return self._asked_at(self.posterior.z, ask)
         samples = [self._asked_at(z, ask) for z in self.posterior.z]
-        return tuple(map(torch.stack, zip(*samples)))
+        return tuple(map(torch.stack, zip(*samples, strict=True)))
 
     def _asked_at(
         self, z: Tensor, ask: Callable[[Mixture, Tensor], tuple[Tensor, ...]]
@@ -192,7 +192,7 @@ class Batch:
             return ask(mixture, z)
         answers = [ask(mixture, z[part]) for part, mixture in self._parts]
         order = torch.cat([part for part, _ in self._parts if part is not None]).argsort()
-        return tuple(torch.cat(pieces)[order] for pieces in zip(*answers))
+        return tuple(torch.cat(pieces)[order] for pieces in zip(*answers, strict=True))
 
     def _mean_log_density(self, *, joint: float, marginal: float) -> Tensor:
         z, estimator = self.posterior.z, self.options.estimate

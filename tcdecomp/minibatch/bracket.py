@@ -21,7 +21,6 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
-from tcdecomp.kernels import Kernel
 from tcdecomp._checks import WarnOnce
 from tcdecomp.kernels import Kernel
 from tcdecomp.minibatch.batch import Batch
@@ -125,9 +124,7 @@ class Bracket:
 
         Parameters and errors are those of :func:`tcdecomp.decompose`.
         """
-        batch = Batch(
-            z, mu, logvar, dataset_size, self._options, items=items, doubt=self._doubt
-        )
+        batch = Batch(z, mu, logvar, dataset_size, self._options, items=items, doubt=self._doubt)
         upper, lower = batch.terms_by(mss, inclusive)
         if batch.items < batch.dataset_size:  # else the terms are exact
             self._doubt_size(lower.index_code_mi.item(), batch.items)

@@ -20,7 +20,16 @@ from torch import Tensor
 if TYPE_CHECKING:
     from tcdecomp.minibatch.mixture import Mixture
 
-__all__ = ["Estimator", "Weights", "estimator_of", "inclusive", "log_weight", "mss", "mss_jackknife", "mws"]
+__all__ = [
+    "Estimator",
+    "Weights",
+    "estimator_of",
+    "inclusive",
+    "log_weight",
+    "mss",
+    "mss_jackknife",
+    "mws",
+]
 
 Weights = Callable[[int, int], tuple[float, float]]
 
@@ -48,7 +57,7 @@ class Estimator:
         Raises
         ------
         ValueError
-            If there are too few others, or the weights are no weights.
+            If there are too few others.
         """
         if others + 1 < min(self.fewest, dataset_size):
             raise ValueError(
@@ -57,13 +66,7 @@ class Estimator:
                 f"M = {others + 1} with dataset_size {dataset_size}. A DataLoader with "
                 "drop_last=True makes no small last batch"
             )
-        weights = self.weights(others, dataset_size)
-        if not _are_weights(weights) or (others == 0 and weights[0] == 0):
-            raise ValueError(
-                "estimator must return two finite weights (own, other) >= 0, not both 0, and own "
-                f"> 0 where there is no other; got {weights!r} for {others} others"
-            )
-        return weights
+        return self.weights(others, dataset_size)
 
     def log_densities(self, mixture: Mixture, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return log q(z), shape (M,), and log q(z_j), shape (M, D)."""
@@ -93,8 +96,9 @@ class Estimator:
 
     def __reduce__(self) -> str | tuple[object, ...]:
         # A named estimator is pickled by its name, as a function is.
-        if globals().get(self.__name__) is self:
-            return self.__name__
+        name = str(self.__name__)
+        if globals().get(name) is self:
+            return name
         return type(self), (self.weights,)
 
 
@@ -204,7 +208,7 @@ def estimator_of(estimator: str | Weights) -> Estimator:
     if isinstance(estimator, Estimator):
         return estimator
     if callable(estimator):
-        return Estimator(estimator)
+        return Estimator(_checked(estimator))
     if not isinstance(estimator, str):
         raise TypeError(
             "estimator must be a name or a callable (others, dataset_size) -> (own, other); "
@@ -219,6 +223,20 @@ def estimator_of(estimator: str | Weights) -> Estimator:
 def log_weight(weight: float) -> float:
     """Return the logarithm of a weight, -inf for 0."""
     return math.log(weight) if weight > 0 else -math.inf
+
+
+def _checked(weights: Weights) -> Weights:
+    @functools.wraps(weights, assigned=("__name__",), updated=())
+    def checked(others: int, dataset_size: int) -> tuple[float, float]:
+        own_and_other = weights(others, dataset_size)
+        if not _are_weights(own_and_other) or (others == 0 and own_and_other[0] == 0):
+            raise ValueError(
+                "estimator must return two finite weights (own, other) >= 0, not both 0, and own "
+                f"> 0 where there is no other; got {own_and_other!r} for {others} others"
+            )
+        return own_and_other
+
+    return checked
 
 
 def _are_weights(weights: object) -> bool:

@@ -97,20 +97,13 @@ def decompose_family(
     """
     options = Options(estimator, None, kl, reduction, None, validate, "dense")
     if samples := _samples(z, posterior):
+        common: Any = {"prior": prior, "estimator": estimator, "kl": kl, "reduction": reduction}
         results = [
-            decompose_family(
-                sample,
-                posterior,
-                dataset_size,
-                prior=prior,
-                estimator=estimator,
-                kl=kl,
-                reduction=reduction,
-                validate=validate,
-            )
+            decompose_family(sample, posterior, dataset_size, validate=validate, **common)
             for sample in samples
         ]
-        mi, tc, dimension_wise_kl = (torch.stack(t).mean(0) for t in list(zip(*results))[:3])
+        terms = zip(*(result[:3] for result in results), strict=True)
+        mi, tc, dimension_wise_kl = (torch.stack(term).mean(0) for term in terms)
         return Terms(mi, tc, dimension_wise_kl, results[0].kl)
     parts = parts_of(posterior, z, prior)
     size = checked_size(dataset_size, len(parts[0].z))
@@ -126,12 +119,14 @@ def decompose_family(
 
 
 def _samples(z: Any, posterior: Any) -> list[Any] | None:
-    """Return the K samples, if z has a first dimension more than the posterior."""
-    if not isinstance(posterior, Distribution):
-        parts = [_samples(*part) for part in zip(z, posterior)] if isinstance(z, list | tuple) else []
-        return list(zip(*parts)) if parts and all(part is not None for part in parts) else None  # type: ignore[arg-type]
-    shape = posterior.batch_shape + posterior.event_shape
-    return list(z) if isinstance(z, Tensor) and z.shape[1:] == shape else None
+    """Return the K samples, if z has one dimension more than a sample of the posterior."""
+    if isinstance(posterior, list | tuple) and isinstance(z, list | tuple):
+        parts = [_samples(*part) for part in zip(z, posterior, strict=False)]
+        known = [part for part in parts if part is not None]
+        return list(zip(*known, strict=True)) if parts and len(known) == len(parts) else None
+    if not isinstance(z, Tensor) or not isinstance(posterior, Distribution):
+        return None
+    return list(z) if z.shape[1:] == posterior.batch_shape + posterior.event_shape else None
 
 
 def _log_mixture(logs: Tensor, estimator: Estimator, size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,14 +21,16 @@ the negative share is accurate for those.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, inf
 from torch.utils.checkpoint import checkpoint
 
-from tcdecomp.minibatch.mixture import Mixture
 from tcdecomp.posterior import log_normal
+
+if TYPE_CHECKING:
+    from tcdecomp.minibatch.mixture import Mixture
 
 __all__ = ["jackknifed", "log_densities"]
 

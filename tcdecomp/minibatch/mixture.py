@@ -135,7 +135,8 @@ def mixture_of(
     parts = [part for part in (rows, others, held) if part is not None]
     mu, logvar = rows.mu, rows.logvar
     if len(parts) > 1:
-        mu, logvar = (torch.cat([getattr(part, name) for part in parts]) for name in ("mu", "logvar"))
+        mu = torch.cat([part.mu for part in parts])
+        logvar = torch.cat([part.logvar for part in parts])
     mixture = Mixture(Components(mu, logvar), len(mu) - 1, dataset_size, kernel)
     if items is not None:
         mixture = _told_by_items(mixture, items, len(rows.mu))

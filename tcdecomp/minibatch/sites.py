@@ -111,16 +111,13 @@ def decompose_sites(
     images = torch.arange(len(z), device=z.device).reshape(-1, *[1] * (len(places) - 1))
     images = images.expand(places)
     if mask is None:
-        rows, items = [t.flatten(0, -2) for t in tensors], images.flatten()
-    else:
-        _check_mask(mask, places, z)
-        rows, items = [t[mask] for t in tensors], images[mask]
+        mask = torch.ones(places, dtype=torch.bool, device=z.device)
+    _check_mask(mask, places, z)
+    z, mu, logvar = (t[mask] for t in tensors)
     options = Options(estimator, prior, kl, reduction, None, validate, kernel)
-    terms = Batch(*rows, dataset_size, options, items=items).terms()  # type: ignore[misc]
+    terms = Batch(z, mu, logvar, dataset_size, options, items=images[mask]).terms()
     if reduction != "none":
         return terms
-    if mask is None:
-        return terms.map(lambda term: term.view(places))
     return terms.map(lambda term: term.new_zeros(places).masked_scatter(mask, term))
 
 

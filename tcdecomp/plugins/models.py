@@ -11,8 +11,8 @@ from torch import Generator, nn
 from torch.distributions import Distribution
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from tcdecomp._checks import checked_size
 from tcdecomp.loss import TCDecomposition
-from tcdecomp.minibatch.batch import checked_size
 from tcdecomp.plugins.attachment import Attachment
 from tcdecomp.plugins.registry import ask
 from tcdecomp.posterior import Posterior

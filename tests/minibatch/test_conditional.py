@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributions import Normal
 
 from strategies import draw_posterior
 from tcdecomp import TCDecomposition, Terms, decompose
@@ -88,7 +89,6 @@ ERRORS = {
     "no size": ({"dataset_size": {0: 9, 3: 9}}, ValueError, "got none for 7"),
     "small": ({"dataset_size": {**SIZES, 0: 2}}, ValueError, "label 0: .*batch size M = 4; got 2"),
     "float size": ({"dataset_size": {**SIZES, 0: 9.5}}, TypeError, "label 0: .* must be an int"),
-    "lonely": ({"dataset_size": {**SIZES, 7: 30}}, ValueError, "label 7: .* got 1 row for 30"),
     "bank": ({"bank": PosteriorBank(4)}, ValueError, "bank must be None where a condition"),
     "items": ({"items": LABELS}, ValueError, "items must be None where a condition is given"),
 }
@@ -103,10 +103,30 @@ def test_errors(case, weights):
         TCDecomposition(**weights)(*BATCH, options.pop("dataset_size"), **options)
 
 
-def test_a_label_too_small_for_the_estimator_is_named():
-    labels = torch.tensor([3, 0, 0, 7, 3, 0, 0, 0])
-    with pytest.raises(ValueError, match=r"label 3: .* M >= 3 rows"):
-        decompose(*BATCH, SIZES, condition=labels, estimator="mss-jackknife")
+@pytest.mark.parametrize("estimator", ["mss", "mss-jackknife"])
+def test_a_label_with_too_few_rows_counts_with_its_kl(estimator):
+    """With the rest of the rows as they would be alone, and one warning for a criterion."""
+    fewest = {"mss": 2, "mss-jackknife": 3}[estimator]
+    labels = torch.tensor([0] * (8 - fewest + 1) + [7] * (fewest - 1))
+    sizes = {0: 100, 7: 30}
+    with pytest.warns(UserWarning, match=rf"too few rows of the labels \[7\] .* needs {fewest}"):
+        terms = decompose(*BATCH, sizes, condition=labels, estimator=estimator, reduction="none")
+    few = labels == 7
+    z, mu, logvar = (t[few] for t in BATCH)
+    assert_close(terms.index_code_mi[few], torch.zeros(fewest - 1))
+    assert_close(terms.total_correlation[few], torch.zeros(fewest - 1))
+    sampled = (Normal(mu, (0.5 * logvar).exp()).log_prob(z) - Normal(0.0, 1.0).log_prob(z)).sum(1)
+    assert_close(terms.dimension_wise_kl[few], sampled)
+    assert_close(terms.kl, decompose(*BATCH, 100, reduction="none").kl)
+    rest = decompose(*(t[~few] for t in BATCH), 100, estimator=estimator, reduction="none")
+    assert_close(terms.total_correlation[~few], rest.total_correlation)
+
+    criterion = TCDecomposition(beta=6, gamma=2, estimator=estimator)
+    with pytest.warns(UserWarning, match="KL only"):
+        loss = criterion(*BATCH, sizes, condition=labels)
+    for _ in range(3):
+        assert_close(criterion(*BATCH, sizes, condition=labels), loss)
+    assert_close(loss, criterion.weigh(terms).mean())
 
 
 def test_a_value_that_is_not_finite_is_found_in_the_whole_batch():

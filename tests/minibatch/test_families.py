@@ -66,7 +66,7 @@ def normal(mu, logvar):
 @given(batch=batches(min_size=3))
 def test_normal_is_decompose(estimator, batch):
     z, mu, logvar, size = batch
-    got = decompose_family(normal(mu, logvar), z, size, estimator=estimator)
+    got = decompose_family(z, normal(mu, logvar), size, estimator=estimator)
     assert_close(torch.stack(got), torch.stack(decompose(*batch, estimator=estimator)))
 
 
@@ -75,7 +75,7 @@ def test_normal_is_decompose(estimator, batch):
 def test_options_are_those_of_decompose(reduction, kl):
     z, mu, logvar = draw_posterior(0, M, D)
     options = {"reduction": reduction, "kl": kl, "prior": Laplace(draw(D), 1.0)}
-    got = decompose_family(Independent(normal(mu, logvar), 1), z, N, **options)
+    got = decompose_family(z, Independent(normal(mu, logvar), 1), N, **options)
     want = decompose(z, mu, logvar, N, **options)
     assert isinstance(got, Terms)
     assert_close(torch.stack(got[:3]), torch.stack(want[:3]))
@@ -90,7 +90,7 @@ def test_gradients_of_normal_are_those_of_decompose(estimator):
     criterion = TCDecomposition(alpha=0.5, beta=6, gamma=2)
     z, mu, logvar = inputs
     terms = (
-        decompose_family(normal(mu, logvar), z, N, estimator=estimator),
+        decompose_family(z, normal(mu, logvar), N, estimator=estimator),
         decompose(*inputs, N, estimator=estimator),
     )
     got, want = (torch.autograd.grad(criterion.weigh(each), inputs) for each in terms)
@@ -102,7 +102,7 @@ def test_gradients_of_normal_are_those_of_decompose(estimator):
 def test_small_batches(size):
     z, mu, logvar = draw_posterior(0, size, 2)
     for estimator in ("mss", "mss-jackknife") if size == 1 else ("mss",):
-        got = decompose_family(normal(mu, logvar), z, size, estimator=estimator)
+        got = decompose_family(z, normal(mu, logvar), size, estimator=estimator)
         assert_close(torch.stack(got), torch.stack(decompose(z, mu, logvar, size)))
 
 
@@ -234,14 +234,14 @@ def test_terms_follow_their_definition(name, estimator):
     posterior, prior, *densities = FAMILIES[name]
     z = sample(name)
     options = {"estimator": estimator, "kl": "sampled", "reduction": "none"}
-    got = decompose_family(posterior, z, N, prior=prior, **options)
+    got = decompose_family(z, posterior, N, prior=prior, **options)
     assert_close(torch.stack(got[:3]), looped(z, reference.ROWS[estimator], *densities))
 
 
 @pytest.mark.parametrize("name", sorted(CLOSED))
 def test_closed_form_kl_is_the_mean_of_the_sampled(name):
     posterior, prior, *_ = FAMILIES[name]
-    terms = decompose_family(posterior, sample(name), N, prior=prior, reduction="none")
+    terms = decompose_family(sample(name), posterior, N, prior=prior, reduction="none")
     torch.manual_seed(0)
     z = posterior.sample((20_000,))
     prior = prior or Normal(0.0, 1.0)
@@ -254,7 +254,7 @@ def test_closed_form_kl_is_the_mean_of_the_sampled(name):
 def test_without_a_closed_form_the_error_says_what_does_without(name):
     posterior, prior, *_ = FAMILIES[name]
     with pytest.raises(ValueError, match=r"prior must have a closed-form KL .* kl=\"sampled\""):
-        decompose_family(posterior, sample(name), N, prior=prior)
+        decompose_family(sample(name), posterior, N, prior=prior)
 
 
 # Discrete latents: everything by enumeration
@@ -271,7 +271,7 @@ def test_discrete_terms_of_a_whole_data_set_are_exact():
         z = torch.tensor(value).expand(items, dim)
         uniform = Categorical(logits=torch.zeros(classes, dtype=torch.float64))
         terms = decompose_family(
-            Categorical(logits=logits), z, items, prior=uniform, reduction="none"
+            z, Categorical(logits=logits), items, prior=uniform, reduction="none"
         )
         expected += torch.stack(terms[:3]).numpy() @ q[(slice(None), *value)] / items
 
@@ -294,7 +294,7 @@ def test_mss_is_unbiased_over_all_batches():
         estimates = []
         for rows in map(list, reference.batches_with(item, size, batch)):
             terms = decompose_family(
-                Bernoulli(probs[rows]), z[rows], size, prior=prior, reduction="none"
+                z[rows], Bernoulli(probs[rows]), size, prior=prior, reduction="none"
             )
             own = math.prod(stats.bernoulli.pmf(z[item].numpy(), probs[item].numpy()))
             estimates.append(own * math.exp(-terms.index_code_mi[rows.index(item)]))
@@ -311,7 +311,7 @@ def test_terms_sum_to_the_sampled_kl(name, estimator):
     posterior, prior, *_ = FAMILIES[name]
     z = sample(name)
     options = {"estimator": estimator, "kl": "sampled", "reduction": "none"}
-    terms = decompose_family(posterior, z, N, prior=prior, **options)
+    terms = decompose_family(z, posterior, N, prior=prior, **options)
     log_prior = (prior or Normal(0.0, 1.0)).log_prob(z)
     assert_close(terms.sampled_kl, (posterior.log_prob(z) - log_prior).sum(1))
 
@@ -321,8 +321,8 @@ def test_the_order_of_items_and_of_latents_changes_nothing(items, latents):
     loc, scale = draw(M, D), draw(M, D, seed=1).exp()
     z = Laplace(loc, scale).sample()
     moved = [t[list(items)][:, list(latents)] for t in (z, loc, scale)]
-    got = decompose_family(Laplace(*moved[1:]), moved[0], N, reduction="none")
-    want = decompose_family(Laplace(loc, scale), z, N, reduction="none")
+    got = decompose_family(moved[0], Laplace(*moved[1:]), N, reduction="none")
+    want = decompose_family(z, Laplace(loc, scale), N, reduction="none")
     assert_close(torch.stack(got), torch.stack(want)[:, list(items)])
 
 
@@ -331,7 +331,7 @@ def test_parts_are_the_concatenation_of_their_latents(batch, cut):
     z, mu, logvar, size = batch
     cuts = [slice(0, cut), slice(cut, None)] if 0 < cut < z.shape[1] else [slice(None)]
     parts = [normal(mu[:, part], logvar[:, part]) for part in cuts]
-    got = decompose_family(parts, [z[:, part] for part in cuts], size)
+    got = decompose_family([z[:, part] for part in cuts], parts, size)
     assert_close(torch.stack(got), torch.stack(decompose(*batch)))
 
 
@@ -341,9 +341,9 @@ def test_logits_have_the_terms_of_what_they_are_the_logits_of():
     logit, flat = LogitRelaxedBernoulli(t, logits=loc), LogitRelaxedBernoulli(t, probs=even)
     z = logit.sample()
     options = {"kl": "sampled"}
-    want = decompose_family(logit, z, N, prior=flat, **options)
+    want = decompose_family(z, logit, N, prior=flat, **options)
     bounded, prior = RelaxedBernoulli(t, logits=loc), RelaxedBernoulli(t, probs=even)
-    got = decompose_family(bounded, z.sigmoid(), N, prior=prior, **options)
+    got = decompose_family(z.sigmoid(), bounded, N, prior=prior, **options)
     assert_close(torch.stack(got[:3]), torch.stack(want[:3]))
 
 
@@ -353,14 +353,14 @@ def test_a_rounded_sample_is_refused():
         z = torch.full((M, D), 0.5)
         z[1, 0] = SigmoidTransform()(torch.tensor(value))
         with pytest.raises(ValueError, match="z must not be rounded to the bounds of posterior"):
-            decompose_family(posterior, z, N, prior=Beta(2.0, 2.0), kl="sampled")
+            decompose_family(z, posterior, N, prior=Beta(2.0, 2.0), kl="sampled")
 
 
 def test_a_prior_of_more_categories_is_refused():
     posterior = Categorical(logits=torch.zeros(M, D, 4))
     prior = Categorical(logits=torch.zeros(5))
     with pytest.raises(ValueError, match="prior must fit posterior: "):
-        decompose_family(posterior, posterior.sample(), N, prior=prior)
+        decompose_family(posterior.sample(), posterior, N, prior=prior)
 
 
 def test_only_the_last_sigmoid_rounds():
@@ -380,7 +380,7 @@ def test_parts_of_several_families():
     z = [sample(name) for name in names]
     posteriors, priors = zip(*(FAMILIES[name][:2] for name in names), strict=True)
     options = {"kl": "sampled", "reduction": "none"}
-    got = decompose_family(posteriors, z, N, prior=priors, **options)
+    got = decompose_family(z, posteriors, N, prior=priors, **options)
 
     at = [
         [[[FAMILIES[n][2](x, k, j) for j, x in enumerate(p)] for k in range(M)] for p in v.numpy()]
@@ -395,8 +395,8 @@ def test_parts_of_several_families():
     assert_close(got.index_code_mi, (own - log_qz).tolist())
     assert_close(got.total_correlation, (log_qz - log_product).tolist())
     parts = [
-        decompose_family(*triple[:2], N, prior=triple[2], **options).sampled_kl
-        for triple in zip(posteriors, z, priors, strict=True)
+        decompose_family(x, q, N, prior=p, **options).sampled_kl
+        for q, x, p in zip(posteriors, z, priors, strict=True)
     ]
     assert_close(got.sampled_kl, sum(parts))
 
@@ -405,9 +405,9 @@ def test_closed_form_kl_of_parts_adds():
     names = ("Laplace", "Bernoulli")
     z = [sample(name) for name in names]
     posteriors, priors = zip(*(FAMILIES[name][:2] for name in names), strict=True)
-    whole = decompose_family(posteriors, z, N, prior=priors)
+    whole = decompose_family(z, posteriors, N, prior=priors)
     parts = [
-        decompose_family(q, x, N, prior=p).kl for q, x, p in zip(posteriors, z, priors, strict=True)
+        decompose_family(x, q, N, prior=p).kl for q, x, p in zip(posteriors, z, priors, strict=True)
     ]
     assert_close(whole.kl, sum(parts))
 
@@ -420,7 +420,7 @@ def test_under_a_joint_prior_a_vector_latent_has_mi_and_aggregate_kl():
     factor = torch.eye(D, dtype=z.dtype) + 0.3 * draw(D, D).tril()
     prior = MultivariateNormal(draw(D), scale_tril=factor)
     vectors = Independent(normal(mu[:, None], logvar[:, None]), 1)
-    got = decompose_family(vectors, z[:, None], N, prior=prior, kl="sampled", reduction="none")
+    got = decompose_family(z[:, None], vectors, N, prior=prior, kl="sampled", reduction="none")
     factorised = decompose(z, mu, logvar, N, reduction="none")
     assert_close(got.index_code_mi, factorised.index_code_mi)
     assert_close(got.total_correlation, torch.zeros(M))
@@ -436,7 +436,7 @@ def test_a_posterior_with_full_covariance_is_one_latent():
     posterior = MultivariateNormal(mu, scale_tril=factor)
     z = posterior.sample()
     prior = MultivariateNormal(torch.zeros(D, dtype=mu.dtype), torch.eye(D, dtype=mu.dtype))
-    terms = decompose_family(posterior, z, M, prior=prior, reduction="none")
+    terms = decompose_family(z, posterior, M, prior=prior, reduction="none")
     density = [
         [
             stats.multivariate_normal.pdf(x[0], m[0], (f[0] @ f[0].T))
@@ -475,7 +475,7 @@ def test_gradients(name, estimator):
 
     def terms(z, a, b):
         options = {"prior": PRIORS.get(name), "kl": "sampled", "estimator": estimator}
-        return decompose_family(DIFFERENTIABLE[name](a, b), z, 9, **options)[:3]
+        return decompose_family(z, DIFFERENTIABLE[name](a, b), 9, **options)[:3]
 
     torch.autograd.gradcheck(terms, (z, a, b))
 
@@ -487,7 +487,7 @@ def test_a_reparameterised_sample_is_trained(name):
     a = draw(4, 2).requires_grad_()
     posterior = DIFFERENTIABLE[name](a, draw(4, 2, seed=1))
     options = {"prior": PRIORS.get(name), "kl": "sampled"}
-    terms = decompose_family(posterior, posterior.rsample(), 9, **options)
+    terms = decompose_family(posterior.rsample(), posterior, 9, **options)
     TCDecomposition(beta=6).weigh(terms).backward()
     assert a.grad.isfinite().all()
     assert a.grad.abs().min() > 0
@@ -497,7 +497,7 @@ def test_a_learned_prior_is_trained():
     posterior, *_ = FAMILIES["Bernoulli"]
     logit = torch.zeros(D, dtype=torch.float64, requires_grad=True)
     terms = decompose_family(
-        posterior, sample("Bernoulli"), N, prior=lambda: Bernoulli(logits=logit)
+        sample("Bernoulli"), posterior, N, prior=lambda: Bernoulli(logits=logit)
     )
     (gradient,) = torch.autograd.grad(terms.dimension_wise_kl, logit)
     assert_close(gradient, 0.5 - sample("Bernoulli").mean(0))
@@ -519,9 +519,9 @@ def test_a_gradient_that_would_lack_a_part_is_refused(case):
     posterior = make(draw(4, 2).requires_grad_())
     z = posterior.rsample() if case == "straight through" else posterior.sample()
     with pytest.raises(ValueError, match=r"z must be continuous and drawn by rsample\(\) where a"):
-        decompose_family(posterior, z, 9, prior=prior)
+        decompose_family(z, posterior, 9, prior=prior)
     with torch.no_grad():
-        assert decompose_family(posterior, z, 9, prior=prior).index_code_mi.isfinite()
+        assert decompose_family(z, posterior, 9, prior=prior).index_code_mi.isfinite()
 
 
 # Precision
@@ -531,8 +531,8 @@ def test_half_precision_of_z_and_autocast_change_nothing():
     posterior, prior = Laplace(draw(M, D).float(), 0.5), Laplace(0.0, 1.0)
     z = posterior.sample().bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = decompose_family(posterior, z, N, prior=prior)
-    want = decompose_family(posterior, z.float(), N, prior=prior)
+        got = decompose_family(z, posterior, N, prior=prior)
+    want = decompose_family(z.float(), posterior, N, prior=prior)
     assert got.index_code_mi.dtype == torch.float32
     assert torch.equal(torch.stack(got), torch.stack(want))
 
@@ -549,9 +549,9 @@ def test_autocast_is_off_where_it_would_lower_something():
         loc, scale = layer(torch.ones(2)).chunk(2)
         return Independent(Normal(loc, scale.exp()), 1)
 
-    want = decompose_family(posterior, z, N, prior=prior, kl="sampled")
+    want = decompose_family(z, posterior, N, prior=prior, kl="sampled")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = decompose_family(posterior, z, N, prior=prior, kl="sampled")
+        got = decompose_family(z, posterior, N, prior=prior, kl="sampled")
     assert torch.equal(torch.stack(got[:3]), torch.stack(want[:3]))
 
 
@@ -560,9 +560,9 @@ def test_float32_agrees_with_float64():
     z = sample("Laplace")
     single = Laplace(posterior.loc.float(), posterior.scale.float())
     double = Laplace(single.loc.double(), single.scale.double())
-    got = decompose_family(single, z.float(), N)
+    got = decompose_family(z.float(), single, N)
     assert got.kl.dtype == torch.float32
-    want = decompose_family(double, z.float().double(), N)
+    want = decompose_family(z.float().double(), double, N)
     assert_close(torch.stack(got), torch.stack(want), torch.float32)
 
 
@@ -572,7 +572,7 @@ def test_a_nan_that_nobody_looks_at_comes_out():
     posterior = Laplace(loc, 1.0, validate_args=False)
     for estimator in ("mss", "mss-jackknife", "inclusive"):
         options = {"estimator": estimator, "validate": False, "reduction": "none"}
-        terms = decompose_family(posterior, draw(M, D, seed=1), N, **options)
+        terms = decompose_family(draw(M, D, seed=1), posterior, N, **options)
         assert terms.index_code_mi.isnan().all()
         assert terms.total_correlation.isnan().all()
         assert terms.dimension_wise_kl.isnan().all()
@@ -580,8 +580,8 @@ def test_a_nan_that_nobody_looks_at_comes_out():
 
 def test_the_mean_is_a_sample_where_nobody_can_tell():
     loc = torch.full((M, D), 1000.0) + torch.arange(M)[:, None]
-    assert decompose_family(Laplace(loc, 1e-6), loc, N).total_correlation.isfinite()
-    decompose_family(Laplace(loc, 1.0), loc, N, validate=False)
+    assert decompose_family(loc, Laplace(loc, 1e-6), N).total_correlation.isfinite()
+    decompose_family(loc, Laplace(loc, 1.0), N, validate=False)
 
 
 # Errors
@@ -812,20 +812,20 @@ def test_errors(case):
     arguments, options, error, text = CASES[case]
     options = {"dataset_size": N, **options}
     with pytest.raises(error, match=re.escape(text)):
-        decompose_family(*arguments, options.pop("dataset_size"), **options)
+        decompose_family(*reversed(arguments), options.pop("dataset_size"), **options)
 
 
 def test_a_prior_on_the_same_bounded_support_is_taken():
     posterior = Beta(draw(M, D).exp(), 1.0)
     low, high = torch.zeros(D, dtype=torch.float64), torch.ones(D, dtype=torch.float64)
-    got = decompose_family(posterior, UNIT, N, prior=Uniform(low, high))
-    want = decompose_family(posterior, UNIT, N, prior=Beta(low + 1, high))
+    got = decompose_family(UNIT, posterior, N, prior=Uniform(low, high))
+    want = decompose_family(UNIT, posterior, N, prior=Beta(low + 1, high))
     assert_close(torch.stack(got), torch.stack(want))
 
 
 def test_vectors_of_the_simplex():
     posterior, prior = Dirichlet(draw(M, D, K).exp()), Dirichlet(torch.ones(K).double())
-    terms = decompose_family(posterior, posterior.sample(), N, prior=prior, reduction="none")
+    terms = decompose_family(posterior.sample(), posterior, N, prior=prior, reduction="none")
     assert terms.kl.shape == (M,)
     assert_close(terms.kl, torch.distributions.kl_divergence(posterior, prior).sum(1))
 
@@ -857,14 +857,14 @@ def _alone():
 
 def bank(process_group=None):
     held = PosteriorBank(4, process_group=process_group)
-    held.push(Posterior(*draw_posterior(1, 4, D)))
+    held.push(Posterior(*draw_posterior(1, 4, D)), torch.arange(M, M + 4))
     return held
 
 
 LABELS = torch.tensor([0, 1] * (M // 2))
 FEATURES = {
     "jackknife": lambda: {"estimator": "mss-jackknife"},
-    "bank": lambda: {"bank": bank()},
+    "bank": lambda: {"bank": bank(), "items": torch.arange(M)},
     "processes": lambda: {"process_group": "world"},
     "condition": lambda: {"condition": LABELS, "dataset_size": {0: N, 1: N}},
 }
@@ -872,15 +872,21 @@ CALLS = {
     "plain": lambda z, mu, logvar, size, **options: [
         decompose(z, mu, logvar, size, **options),
         TCDecomposition(
-            beta=6, **{k: v for k, v in options.items() if k not in ("bank", "condition")}
-        )(z, mu, logvar, size, **{k: v for k, v in options.items() if k in ("bank", "condition")}),
+            beta=6, **{k: v for k, v in options.items() if k not in ("bank", "items", "condition")}
+        )(
+            z,
+            mu,
+            logvar,
+            size,
+            **{k: v for k, v in options.items() if k in ("bank", "items", "condition")},
+        ),
     ],
     "groups": lambda *batch, **options: split_tc(*batch, {"a": [0, 2], "b": [1]}, **options),
     "families": lambda z, mu, logvar, size, **options: decompose_family(
-        normal(mu, logvar), z, size, **options
+        z, normal(mu, logvar), size, **options
     ),
     "sites": lambda *batch, **options: decompose_sites(
-        *(t[..., None] for t in batch[:3]), batch[3], **options
+        *(t.unflatten(0, (-1, 2)).mT for t in batch[:3]), batch[3], channels_last=False, **options
     ),
 }
 
@@ -927,12 +933,12 @@ def test_what_goes_together(one, other, answer):
 
 # What an error names, by the later of the two, or by both.
 NAMED = {
-    "bank": "'bank'|bank must be None where a condition is given",
-    "condition": "(bank|process_group) must be None where a condition is given",
-    "groups": "unexpected keyword argument 'bank'",
-    "families": "unexpected keyword argument '(bank|process_group|condition)'",
-    "sites": "unexpected keyword argument '(bank|process_group|condition)'",
-    ("jackknife", "sites"): "estimator must not be 'mss-jackknife' for sites",
+    "bank": "'bank'|(bank|items) must be None where a condition is given",
+    "condition": "(bank|items|process_group) must be None where a condition is given",
+    "groups": "unexpected keyword argument '(bank|items)'",
+    "families": "unexpected keyword argument '(bank|items|process_group|condition)'",
+    "sites": "unexpected keyword argument '(bank|items|process_group|condition)'",
+    ("jackknife", "sites"): "estimator must not be 'mss-jackknife' where an item has several rows",
     ("groups", "families"): "z must be a torch.Tensor; got Normal",
     ("groups", "sites"): r"must share one shape \(M, D\)",
     ("families", "sites"): r"posterior must factorise over D latents, .* batch shape \(6, 3, 1\)",

@@ -9,10 +9,16 @@ from hypothesis import given
 
 import reference
 from strategies import batches, draw_posterior
-from tcdecomp import Posterior, TCDecomposition, decompose
+from tcdecomp import TCDecomposition, decompose
 from tcdecomp.kernels.components import Components
 from tcdecomp.minibatch import jackknife
+from tcdecomp.minibatch.mixture import Mixture
 from tolerances import assert_close
+
+
+def log_densities(z, mu, logvar, dataset_size):
+    mixture = Mixture(Components(mu, logvar), len(mu) - 1, dataset_size, "auto")
+    return jackknife.log_densities(mixture, z)
 
 
 def mixture(z, mu, logvar, dataset_size):
@@ -47,7 +53,7 @@ def log_density(i, point, mu, logvar, dataset_size):
 @given(batches(min_size=3))
 def test_values(batch):
     z, mu, logvar, size = batch
-    got = jackknife.log_mixture(Posterior(z, mu, logvar), Components(mu, logvar), size)
+    got = log_densities(z, mu, logvar, size)
     want = mixture(z.tolist(), mu.tolist(), logvar.tolist(), size)
     for actual, expected in zip(got, want, strict=True):
         assert_close(actual, expected)
@@ -107,7 +113,7 @@ def test_memory_is_linear_in_the_batch(monkeypatch):
     z, mu, logvar = (t.requires_grad_() for t in draw_posterior(0, 200, 2))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, id):
-        jackknife.log_mixture(Posterior(z, mu, logvar), Components(mu, logvar), 1000)
+        log_densities(z, mu, logvar, 1000)
     assert 0 < max(kept) <= 200 * 3
 
 
@@ -127,20 +133,16 @@ def test_float32_stands_one_other_that_outweighs_the_rest():
     """Subtracting the largest other from the sum would leave nothing of the rest."""
     mu = torch.tensor([[0.0], [0.01], [7.0], [8.0], [9.0]])
     logvar = torch.full((5, 1), -1.0)
-    single = jackknife.log_mixture(Posterior(mu + 0.02, mu, logvar), Components(mu, logvar), 100)
-    double = Posterior(*(t.double() for t in (mu + 0.02, mu, logvar)))
-    exact = jackknife.log_mixture(double, Components(double.mu, double.logvar), 100)
+    single = log_densities(mu + 0.02, mu, logvar, 100)
+    exact = log_densities(*(t.double() for t in (mu + 0.02, mu, logvar)), 100)
     for got, want in zip(single, exact, strict=True):
         assert_close(got, want, torch.float32)
 
 
 def test_float32_keeps_its_digits_in_a_large_batch():
     """The m-fold of an estimate and the sum of m others differ by less than their rounding."""
-    single = Posterior(*draw_posterior(0, 1024, 3, torch.float32))
-    double = Posterior(*(t.double() for t in (single.z, single.mu, single.logvar)))
-    got, want = (
-        jackknife.log_mixture(q, Components(q.mu, q.logvar), 100_000) for q in (single, double)
-    )
+    single = draw_posterior(0, 1024, 3, torch.float32)
+    got, want = (log_densities(*batch, 100_000) for batch in (single, [t.double() for t in single]))
     for actual, expected in zip(got, want, strict=True):
         assert_close(actual, expected, torch.float32)
 
@@ -148,7 +150,7 @@ def test_float32_keeps_its_digits_in_a_large_batch():
 def test_nan_passes_through():
     z, mu, logvar = draw_posterior(0, 5, 2)
     mu[3, 0] = math.nan
-    joint, marginals = jackknife.log_mixture(Posterior(z, mu, logvar), Components(mu, logvar), 100)
+    joint, marginals = log_densities(z, mu, logvar, 100)
     assert joint.isnan().all()
     assert marginals[:, 0].isnan().all()
     assert marginals[:, 1].isfinite().all()

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch.distributions import Laplace, MultivariateNormal, Normal
 
 import reference
+import tcdecomp
 from strategies import batches, draw_posterior
 from tcdecomp import TCDecomposition, Terms, decompose
 from tcdecomp.kernels import log_sum
 from tcdecomp.kernels.components import Components
-from tcdecomp.minibatch.sites import decompose_sites
 from tolerances import assert_close
 
 ESTIMATORS = ("mss", "mws", "inclusive", lambda others, size: (0.3, 0.1))
@@ -26,6 +26,13 @@ def images(size=M, shape=(H, W), seed=0, dtype=torch.float64):
     """Return a batch of shape (size, C, *shape)."""
     flat = draw_posterior(seed, size, C * math.prod(shape), dtype)
     return tuple(t.view(size, C, *shape) for t in flat)
+
+
+def decompose_sites(z, mu, logvar, size, **options):
+    """Call the function, with sequences as (M, C, T)."""
+    return tcdecomp.decompose_sites(
+        z, mu, logvar, size, **({"channels_last": False} if z.dim() == 3 else {}), **options
+    )
 
 
 def rows(*tensors):
@@ -254,7 +261,7 @@ CASES = {
         (Z, MU, LOGVAR),
         {"estimator": "mss-jackknife"},
         ValueError,
-        "estimator must not be 'mss-jackknife' for sites",
+        "estimator must not be 'mss-jackknife' where an item has several rows",
     ),
     "estimator": (
         (Z, MU, LOGVAR),
