@@ -6,17 +6,13 @@ import math
 import operator
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from tcdecomp.loss import TCDecomposition
-
 __all__ = [
     "WarnOnce",
-    "check_criterion",
     "check_finite",
     "check_logvar",
     "check_tensors",
@@ -212,33 +208,4 @@ def check_logvar(logvar: Tensor) -> None:
             "exp(logvar / 2) and its inverse to be finite; got "
             f"{logvar[row, column].item()} at row {row}, column {column}. "
             "Clamp logvar in the encoder"
-        )
-
-
-def check_criterion(criterion: TCDecomposition, framework: str, *, prior: bool = True) -> None:
-    """Refuse a criterion whose excess a framework cannot add to its own loss.
-
-    Parameters
-    ----------
-    criterion : TCDecomposition
-        To have ``reduction="mean"``.
-    framework : str
-        Its name, for the error.
-    prior : bool
-        Whether the criterion may have a prior other than the standard normal, to which the
-        framework's KL is.
-
-    Raises
-    ------
-    ValueError
-        If the criterion does not average over the batch, or must not have its prior.
-    """
-    if criterion.reduction != "mean":
-        raise ValueError(
-            f'criterion must have reduction="mean" with {framework}; got {criterion.reduction!r}'
-        )
-    if not prior and criterion.prior is not None:
-        raise ValueError(
-            f"criterion must have prior=None with {framework}, whose own KL is to the standard "
-            f"normal; got {type(criterion.prior).__name__}"
         )

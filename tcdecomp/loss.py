@@ -236,7 +236,9 @@ class TCDecomposition(nn.Module):
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
     def _weighted_kl(self, weights: tuple[float, float, float], *batch: Any) -> Tensor:
-        return self._batch(*batch, estimates=len(set(weights)) > 1).weighted_kl(*weights)
+        alpha, beta, gamma = weights
+        estimates = not alpha == beta == gamma
+        return self._batch(*batch, estimates=estimates).weighted_kl(*weights)
 
     def _batch(
         self,

@@ -194,7 +194,7 @@ def test_a_term_is_brought_to_its_target_and_held_there(term, target, weights):
     adam, seen = torch.optim.Adam([mu, logvar], lr=0.02), []
     for step in range(400):
         p = Posterior.from_moments(mu, logvar)
-        terms = criterion.decompose(p.z, mu, logvar, 64)
+        terms = criterion.decompose(*p, 64, items=torch.arange(64))
         error = (p.z - x).square().sum(1).mean()
         adam.zero_grad()
         (error + criterion.weigh(terms) + capacity(terms, step)).backward()

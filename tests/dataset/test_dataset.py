@@ -94,7 +94,7 @@ def test_terms_sum_to_the_closed_form_kl(seed, size, dim):
     mu, logvar = data_set(seed, size, dim)
     terms, error, count = decompose_dataset(mu, logvar, num_samples=128, generator=generator(seed))
     assert_close(terms.sampled_kl, terms.kl)
-    assert_close(terms.kl, decompose(mu + 1, mu, logvar, size).kl)
+    assert_close(terms.kl, decompose(mu + 1, mu, logvar, size, validate=False).kl)
     assert error.kl == 0
     assert count == 128
 
