@@ -189,10 +189,11 @@ def check_finite(name: str, tensor: Tensor) -> None:
     """Raise a ValueError that names the first value of an (..., M, D) tensor that is not finite."""
     finite = tensor.isfinite()
     if not finite.all():
-        *sample, row, column = (~finite).nonzero()[0].tolist()
+        place = (~finite).nonzero()[0].tolist()
+        *sample, row, column = place
         where = f"sample {sample[0]}, " if sample else ""
         raise ValueError(
-            f"{name} must be finite; got {tensor[(*sample, row, column)].item()} at "
+            f"{name} must be finite; got {tensor[tuple(place)].item()} at "
             f"{where}row {row}, column {column}"
         )
 
