@@ -31,10 +31,9 @@ def warn_user(message: str) -> None:
     """Warn of something in the line of the user's code that called into the library."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None:
-        frame = frame.f_back
+        frame, level = frame.f_back, level + 1
         if frame.f_globals.get("__name__", "").partition(".")[0] not in _INSIDE:
             break
-        level += 1
     warnings.warn(message, UserWarning, stacklevel=level)
 
 

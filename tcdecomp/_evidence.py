@@ -22,7 +22,8 @@ from tcdecomp.posterior import Posterior
 __all__ = ["doubt_of_logvar", "doubt_of_rows", "doubt_of_sample"]
 
 NATS = 30.0  # a false alarm has a probability below e^-30
-VISIBLE = 32.0  # standard deviations are compared from so many roundings of z and mu on
+VISIBLE = 32.0  # standard deviations count from so many roundings of mu on
+FAINT = 1e-3  # a mean square below which rounding may be what makes it small
 FEWEST = 32  # log-variances without a z that are no coincidence when all of them are positive
 
 
@@ -41,7 +42,7 @@ def doubt_of_sample(posterior: Posterior) -> str | None:
     mu, logvar = mu.expand_as(z), logvar.expand_as(z)
     dtypes = posterior.z.dtype, posterior.mu.dtype
     rounding = max(torch.finfo(dtype).eps for dtype in dtypes)
-    visible = (0.5 * logvar).exp() > VISIBLE * rounding * torch.maximum(z.abs(), mu.abs())
+    visible = (0.5 * logvar).exp() > VISIBLE * rounding * mu.abs()
     if not visible.all():
         logvar = logvar.where(visible, 0)
         z, mu = z.where(visible, 0), mu.where(visible, 0)
@@ -105,7 +106,7 @@ def _readings(
         "scaled, or scale its moments too: mu * c and logvar + 2 * log(c)",
         False,
     )
-    mean = (squares * precision).sum() / count
+    mean = ((squares * precision).sum() / count).clamp(min=FAINT)
     yield _Reading(
         _log_likelihood(squares / mean, 0.5 * logvar) - 0.5 * count * mean.log(),
         f"the noise of z has {mean.sqrt().item():.3g} times the standard deviation "
@@ -118,7 +119,7 @@ def _doubt_of_a_latent(residuals: Tensor, count: Tensor) -> str | None:
     rows = residuals.flatten(0, -2)
     known = count.clamp(min=1)
     mean, square = rows.sum(0) / known, rows.square().sum(0) / known
-    spread = 0.5 * count * (square - 1 - square.clamp(min=1e-300).log())
+    spread = 0.5 * count * (square.clamp(min=FAINT) - 1 - square.clamp(min=FAINT).log())
     shift = 0.5 * count * mean.square()
     rate = torch.where(count > 0, torch.maximum(spread, shift), 0)
     if rate.max() <= NATS + math.log(len(rate)):

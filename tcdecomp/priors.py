@@ -21,6 +21,7 @@ __all__ = [
     "check_prior",
     "closed_form_kl",
     "closed_form_kl_j",
+    "differs_by_item",
     "factors_of",
     "log_prior",
 ]
@@ -113,6 +114,11 @@ def _covers_the_line(factors: Distribution) -> bool:
     return support is None or isinstance(support, type(constraints.real))
 
 
+def differs_by_item(factors: Distribution | None) -> bool:
+    """Tell whether there is a prior for each item, of batch shape (M, D)."""
+    return factors is not None and factors.batch_shape[:-1].numel() > 1
+
+
 def log_prior(factors: Distribution | None, z: Tensor) -> Tensor:
     """Return log p(z), shape (..., M), in nats."""
     if factors is None:
@@ -156,8 +162,7 @@ def check_kl(kl: Tensor, posterior: Posterior) -> None:
         mu, logvar = posterior.mu[row].detach(), posterior.logvar[row].detach()
         column = int(torch.maximum(logvar, 2 * mu.abs().log()).argmax())
         raise ValueError(
-            f"logvar and mu must have a KL to the prior that is finite in {kl.dtype}; got "
-            f"{kl.detach()[..., row].reshape(-1)[0].item()} for row {row}, where column {column} "
-            f"has logvar {logvar[column].item():.4g} and mu {mu[column].item():.4g}. Clamp logvar "
-            "in the encoder, or pass float64"
+            f"logvar and mu must have a KL to the prior that is finite in {kl.dtype}; got logvar "
+            f"{logvar[column].item():.4g} and mu {mu[column].item():.4g} at row {row}, column "
+            f"{column}. Clamp logvar in the encoder, or pass float64"
         )

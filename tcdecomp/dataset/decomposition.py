@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple, SupportsIndex
 
+import torch
 from torch import Generator, Tensor
 
-from tcdecomp._checks import checked_int
+from tcdecomp._checks import check_tensors, checked_int, checked_labels
 from tcdecomp._processes import Division, Group, shared_refusal
 from tcdecomp.dataset.sampling import sample_densities
 from tcdecomp.priors import Prior
@@ -48,6 +49,7 @@ def decompose_dataset(
     mu: Tensor,
     logvar: Tensor,
     *,
+    condition: Tensor | None = None,
     num_samples: SupportsIndex = 10_000,
     generator: Generator | None = None,
     prior: Prior = None,
@@ -71,6 +73,9 @@ def decompose_dataset(
     mu, logvar : Tensor, shape (N, D)
         Means and log-variances of all N items' posteriors, on the device that is to do the work.
         Half precision is raised to float32.
+    condition : Tensor, shape (N,), integer, optional
+        A label for each item. q(z|c) is decomposed for each label c from its items, and the terms
+        are averaged over items. Each label gets its share of the samples, at least 100.
     num_samples : int
         Samples z in total, at least 100: each item is drawn equally often, up to one.
     generator : torch.Generator, optional
@@ -110,6 +115,8 @@ def decompose_dataset(
     >>> bool(terms.total_correlation.abs() < 1 and error.total_correlation < 0.1)
     True
     """
+    if condition is not None:
+        return _by_label(mu, logvar, condition, num_samples, generator, prior, process_group)
     division = Division(process_group)
     with shared_refusal(division.group, mu):
         samples = checked_samples(num_samples)
@@ -122,6 +129,41 @@ def decompose_dataset(
         division=division,
     )
     return DatasetTerms(*whole.terms(), samples)
+
+
+def _by_label(
+    mu: Tensor,
+    logvar: Tensor,
+    condition: Tensor,
+    num_samples: SupportsIndex,
+    generator: Generator | None,
+    prior: Prior,
+    process_group: Group,
+) -> DatasetTerms:
+    """Return the mean over items of the decompositions of q(z|c), each of the items of a label."""
+    if process_group is not None:
+        raise ValueError(
+            f"process_group must be None where a condition is given; got {process_group!r}. Pass "
+            "all items to one process"
+        )
+    samples = checked_samples(num_samples)
+    check_tensors(mu=mu, logvar=logvar)
+    labels = checked_labels("condition", condition, mu)
+    parts = []
+    for label in torch.unique(labels):
+        rows = labels == label
+        share = int(rows.sum()) / len(labels)
+        options = {"num_samples": max(FEWEST, round(share * samples)), "prior": prior}
+        part = decompose_dataset(mu[rows], logvar[rows], generator=generator, **options)  # type: ignore[arg-type]
+        parts.append((share, part))
+    shares = torch.tensor([share for share, _ in parts], dtype=torch.float64, device="cpu")
+    values = torch.stack([torch.stack(list(part.terms)) for _, part in parts])  # type: ignore[arg-type]
+    errors = torch.stack([torch.stack(list(part.standard_error)) for _, part in parts])  # type: ignore[arg-type]
+    return DatasetTerms(
+        Terms(*(shares @ values)),
+        Terms(*((shares**2) @ errors.square()).sqrt()),
+        sum(part.num_samples for _, part in parts),
+    )
 
 
 def checked_samples(num_samples: SupportsIndex) -> int:

@@ -16,14 +16,15 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution
 
 from tcdecomp._autocast import no_autocast
-from tcdecomp._checks import check_finite, check_logvar, check_tensors
+from tcdecomp._checks import check_finite, check_logvar, check_tensors, warn_always
+from tcdecomp._evidence import doubt_of_logvar
 from tcdecomp._processes import Division, shared_refusal
 from tcdecomp._progress import progress
 from tcdecomp.dataset.quadrature import mean_log_marginals
 from tcdecomp.kernels import log_sum
 from tcdecomp.kernels.components import Components
 from tcdecomp.posterior import LOG_2PI, Posterior, log_normal
-from tcdecomp.priors import Prior, closed_form_kl_j, factors_of, log_prior
+from tcdecomp.priors import Prior, closed_form_kl_j, differs_by_item, factors_of, log_prior
 from tcdecomp.terms import Terms
 
 __all__ = ["Densities", "Regression", "sample_densities"]
@@ -143,6 +144,12 @@ def _all_rows(
         check_logvar(own.logvar)
         with no_autocast(own.mu.device):
             factors = factors_of(prior, own)
+        if division.group is not None and differs_by_item(factors):
+            raise ValueError(
+                "prior must be one for all items with a process_group; got "
+                f"{type(factors).__name__} with batch shape {tuple(factors.batch_shape)}"  # type: ignore[union-attr]
+            )
+    warn_always("logvar", doubt_of_logvar(own.logvar))
     both = torch.cat([own.mu, own.logvar], 1)
     mu, logvar = division.rows(both, {"num_samples": samples}).chunk(2, dim=1)
     return Posterior(mu, mu, logvar), factors
@@ -223,17 +230,22 @@ class _DataSet:
         joint, marginals = log_sum(z, Components(self.mu, self.logvar), keep="all")
         joint, marginals = joint - log_size, marginals - log_size
         entropies = _entropies(logvar).sum(1)
-        whole = (
+        whole: tuple[Tensor, ...] = (
             joint,
             marginals.sum(1),
             log_normal(z, mu, logvar).sum(1) + entropies,
-            log_prior(self.factors, z) + entropies + self.kl[items],
+            self._log_prior(z) + entropies + self.kl[items],
         )
         parts = (
             (self._log_joint(z, group, joint, marginals), marginals[:, group].sum(1))
             for group in groups
         )
+        if differs_by_item(self.factors):  # whose log p(z|n) is no function of z alone
+            whole = whole[:-1]
         return [torch.stack(columns, 1) for columns in (whole, *parts)]
+
+    def _log_prior(self, z: Tensor) -> Tensor:
+        return z.new_zeros(len(z)) if differs_by_item(self.factors) else log_prior(self.factors, z)
 
     def _log_joint(self, z: Tensor, group: list[int], joint: Tensor, marginals: Tensor) -> Tensor:
         """Return log q(z) of a group's dimensions; of one dimension, and of all, it is there."""

@@ -16,7 +16,7 @@ from tcdecomp.metrics.columns import Columns, FloatArray
 from tcdecomp.metrics.inputs import as_array, read_pair
 
 if TYPE_CHECKING:
-    from typing import Unpack
+    from typing_extensions import Unpack
 
 __all__ = ["TableOptions", "Tables", "as_tables", "contingency_tables"]
 

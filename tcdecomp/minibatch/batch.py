@@ -150,7 +150,8 @@ class Batch:
                 self._check_overflow()
                 weighted.append(self._mean_log_density(joint=beta - alpha, marginal=gamma - beta))
             if not weighted:
-                weighted.append(self._reduce(zero_of(self.posterior.mu).sum(1)))
+                z, mu, logvar = (zero_of(t).sum(-1) for t in self.posterior)
+                weighted.append(self._reduce(z + mu + logvar))
         return sum(weighted[1:], weighted[0])
 
     def _mixture(

@@ -26,7 +26,7 @@ from tcdecomp.kernels import Kernel
 from tcdecomp.minibatch.batch import Batch
 from tcdecomp.minibatch.estimators import inclusive, mss
 from tcdecomp.minibatch.options import KL, Options
-from tcdecomp.priors import Prior
+from tcdecomp.priors import Prior, differs_by_item
 from tcdecomp.terms import Terms
 
 __all__ = ["Bracket", "Interval"]
@@ -129,7 +129,7 @@ class Bracket:
         if batch.items < batch.dataset_size:  # else the terms are exact
             self._doubt_size(lower.index_code_mi.item(), batch.items)
         values = _endpoints(upper, lower)
-        self._signed |= batch.prior is not None and batch.prior.batch_shape[:-1].numel() > 1
+        self._signed |= differs_by_item(batch.prior)
         self._count, self._rows = self._count + 1, self._rows + len(mu)
         self._sums += torch.stack([values, values.square()])
         return upper

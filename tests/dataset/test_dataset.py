@@ -266,3 +266,36 @@ def test_another_prior_changes_only_what_it_enters():
     )
     assert abs(standard.index_code_mi - laplace.index_code_mi) < 0.1
     assert abs(standard.kl - laplace.kl) > 0.01
+
+
+def test_a_condition_decomposes_the_items_of_each_label():
+    mu, logvar = data_set(3, 90, 2)
+    labels = torch.arange(90) % 3 // 2  # 60 of label 0, 30 of label 1
+    got = decompose_dataset(mu, logvar, condition=labels, num_samples=3000, generator=generator())
+    shares, parts = (2 / 3, 1 / 3), []
+    for label in (0, 1):
+        rows = labels == label
+        parts.append(decompose_dataset(mu[rows], logvar[rows], num_samples=20_000).terms)
+    want = torch.stack([s * torch.stack(list(p)) for s, p in zip(shares, parts, strict=True)]).sum(
+        0
+    )
+    assert_close(got.terms.kl, want[3])
+    assert_close(got.terms.dimension_wise_kl, want[2])
+    error = got.standard_error.total_correlation
+    assert (got.terms.total_correlation - want[1]).abs() < 6 * error
+    assert_close(got.terms.sampled_kl, got.terms.kl)
+    assert got.num_samples == 3000
+
+
+def test_a_prior_of_each_item_changes_the_third_term_alone():
+    mu, logvar = data_set(3, 60, 2)
+    prior = Normal(0.5 * mu, torch.full_like(mu, 0.7))
+    got = decompose_dataset(mu, logvar, prior=prior, num_samples=5000, generator=generator())
+    plain = decompose_dataset(mu, logvar, num_samples=5000, generator=generator())
+    kl = torch.distributions.kl_divergence(Normal(mu, (0.5 * logvar).exp()), prior).sum(1).mean()
+    assert_close(got.terms.kl, kl)
+    assert_close(got.terms.sampled_kl, kl)
+    difference = got.terms.total_correlation - plain.terms.total_correlation
+    assert difference.abs() < 6 * got.standard_error.total_correlation
+    shift = (kl - plain.terms.kl) - (got.terms.dimension_wise_kl - plain.terms.dimension_wise_kl)
+    assert_close(shift, torch.zeros(()))
