@@ -69,7 +69,7 @@ MUTATIONS = (
         "tcdecomp/minibatch/mixture.py",
         "mu, logvar = rows.mu, rows.logvar",
         "mu, logvar = rows.mu.detach(), rows.logvar.detach()",
-        "tests/test_loss.py",
+        "tests/test_decomposition.py",
     ),
     Mutation(
         "log-weight of the others added once for all dimensions",
@@ -98,6 +98,13 @@ MUTATIONS = (
         "tcdecomp/minibatch/batch.py",
         "others = Posterior(mu, mu, logvar) if len(mu) else None",
         "others = None",
+        "tests/test_distributed.py",
+    ),
+    Mutation(
+        "rows of other processes without their gradient",
+        "tcdecomp/minibatch/batch.py",
+        "mu, logvar = self._world.others(rows).chunk(2, dim=1)",
+        "mu, logvar = self._world.others(rows).detach().chunk(2, dim=1)",
         "tests/test_distributed.py",
     ),
     Mutation(
@@ -239,23 +246,23 @@ MUTATIONS = (
     ),
     Mutation(
         "one bin too many",
-        "tcdecomp/metrics/discretization.py",
-        "n_bins = int(self.n_bins)",
-        "n_bins = int(self.n_bins) + 1",
+        "tcdecomp/metrics/bins.py",
+        "sizes = np.broadcast_to(n_bins, count).tolist()",
+        "sizes = np.broadcast_to(n_bins + 1, count).tolist()",
         "tests/metrics/test_mig.py",
     ),
     Mutation(
         "values on an edge in the bin below",
-        "tcdecomp/metrics/discretization.py",
-        'np.searchsorted(edges, column, side="right")',
-        'np.searchsorted(edges, column, side="left")',
+        "tcdecomp/metrics/bins.py",
+        'return np.searchsorted(self.edges, column, side="right")',
+        'return np.searchsorted(self.edges, column, side="left")',
         "tests/metrics/test_mig.py",
     ),
     Mutation(
-        "weights of rows ignored in the information",
-        "tcdecomp/metrics/information.py",
-        "np.bincount(z.values * v.size + v.values, weight, z.size * v.size)",
-        "np.bincount(z.values * v.size + v.values, None, z.size * v.size)",
+        "weights of rows not counted",
+        "tcdecomp/metrics/tables.py",
+        "table += np.bincount(cells.ravel(), repeated, table.size)",
+        "table += np.bincount(cells.ravel(), None, table.size)",
         "tests/metrics/test_mig.py",
     ),
 )
@@ -293,7 +300,7 @@ def verdict(copy: Path, mutation: Mutation) -> str:
 def first_failure(copy: Path, *tests: str) -> str:
     """Return the name of the first test that fails, or an empty string."""
     paths = os.pathsep.join(str(copy / folder) for folder in ("", "adapters"))
-    options = ["-x", "-q", "-rf", "-p", "no:cacheprovider"]
+    options = ["-x", "-q", "-rfE", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
         cwd=copy,
@@ -304,7 +311,7 @@ def first_failure(copy: Path, *tests: str) -> str:
     )
     if done.returncode == 0:
         return ""
-    failed = re.search(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+::\S+)", done.stdout, re.MULTILINE)
     if failed is None:  # the tests could not be run
         print(done.stdout, done.stderr)
         done.check_returncode()
