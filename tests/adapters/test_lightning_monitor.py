@@ -1,6 +1,7 @@
 """TCMonitor: what it logs, from which posterior and N, and that it changes nothing."""
 
 import copy
+import typing
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from lightning_models import (
     vae,
     weights,
 )
-from tcdecomp import Posterior, TCDecomposition, attach, decompose, mig_score
+from tcdecomp import Posterior, TCDecomposition, attach, decompose, mig_score, score
 from tcdecomp.minibatch.bracket import Bracket
 from tcdecomp.scoring.loaders import rows_of, size_of
 from tcdecomp_adapters._lightning import tally
@@ -73,8 +74,8 @@ def validating(pl, leave):
             if leave is not None:
                 self.posterior = leave(self, batch[0])
 
-        def encode(self, batch):
-            mu, logvar = self.encoder(batch[0])
+        def encode(self, x):
+            mu, logvar = self.encoder(x)
             return Posterior(mu + torch.randn_like(mu) * (0.5 * logvar).exp(), mu, logvar)
 
     return Validating()
@@ -114,7 +115,7 @@ def test_a_monitor_can_be_copied_after_a_run(pl):
     fit(pl, validating(pl, LEFT["sample"]), pl.TCMonitor(TCDecomposition(), SIZE), loader())
     fit(pl, vae(pl), monitor, loader())
     assert copy.deepcopy(monitor).seed == monitor.seed
-    left = (monitor._before, monitor._tallies, monitor._loaders, monitor._generator)
+    left = (monitor._before, monitor._tallies, monitor._generator)
     assert not any(left)
 
 
@@ -224,17 +225,12 @@ def test_what_is_not_used_is_not_asked_for(pl):
             self.posterior = "of some other kind"
             return loss
 
-        def test_step(self, batch, batch_idx):
-            pass
-
         def predict_step(self, batch, batch_idx):
             return batch[0]
 
     model = Odd()
     fit(pl, model, pl.TCMonitor(criterion=TCDecomposition(), every_n_steps=0))
-    trainer = pl.Trainer(callbacks=[pl.TCMonitor()])
-    trainer.test(model, loader(), verbose=False)
-    trainer.predict(model, loader())
+    pl.Trainer(callbacks=[pl.TCMonitor()]).predict(model, loader())
 
 
 def test_a_step_that_leaves_no_posterior_is_an_error(pl):
@@ -411,8 +407,157 @@ def test_factors_may_come_from_a_function(pl):
 
 
 def test_no_factors_no_mig(pl):
-    monitor = pl.TCMonitor(factors=lambda batch: None)
-    assert "val/mig" not in fit(pl, vae(pl), monitor, loader()).callback_metrics
+    for none in (False, lambda batch: None):
+        monitor = pl.TCMonitor(factors=none)
+        assert "val/mig" not in fit(pl, vae(pl), monitor, loader()).callback_metrics
+
+
+def keyed(batch):
+    x, factors = map(torch.stack, zip(*batch, strict=True))
+    return {"image": x, "labels": factors}
+
+
+def test_inputs_factors_and_options_of_the_mig_are_those_of_score(pl):
+    options = {"n_bins": 5, "strategy": "quantile"}
+    monitor = pl.TCMonitor(
+        TCDecomposition(), SIZE, inputs="image", factors="labels", mig=options, every_n_steps=0
+    )
+    model = validating(pl, None)
+    metrics = fit(pl, model, monitor, loader(collate_fn=keyed)).callback_metrics
+    with torch.no_grad():
+        report = score(
+            model, loader(collate_fn=keyed), inputs="image", factors="labels", mig=options
+        )
+    assert metrics["val/mig"].item() == pytest.approx(report.mig.score, abs=1e-6)
+    assert metrics["val/kl"].item() == pytest.approx(report.kl, rel=1e-5)
+
+
+@pytest.mark.parametrize("inputs", [lambda batch: batch, lambda batch: batch[0]])
+def test_inputs_may_be_a_function_of_the_batch(pl, inputs):
+    class Whole(validating(pl, None).__class__):
+        def encode(self, batch):
+            return super().encode(batch[0] if isinstance(batch, list) else batch)
+
+    monitor = pl.TCMonitor(TCDecomposition(), SIZE, inputs=inputs)
+    assert "val/kl" in fit(pl, Whole(), monitor, loader()).callback_metrics
+
+
+def test_an_index_is_no_factor(pl):
+    indexed = DataLoader(TensorDataset(data().tensors[0], torch.arange(SIZE)), 16)
+    with pytest.warns(UserWarning, match=r"TCMonitor leaves the factors \[0\] out .* 64 values"):
+        metrics = fit(pl, vae(pl), pl.TCMonitor(), indexed).callback_metrics
+    assert "val/mig" not in metrics
+    assert "val/kl" in metrics
+
+
+@pytest.mark.parametrize(
+    "options", [{"n_bins": 1}, {"strategy": "kmeans"}, {"bins": 3}, {"discrete": True}, 3]
+)
+def test_options_of_the_mig_are_checked_at_once(pl, options):
+    with pytest.raises((TypeError, ValueError), match=r"mig must|n_bins must|strategy must"):
+        pl.TCMonitor(mig=options)
+
+
+def test_ways_to_read_a_batch_are_checked_at_once(pl):
+    with pytest.raises(TypeError, match=r"inputs must be a function of a batch, .*; got 0"):
+        pl.TCMonitor(inputs=0)
+    with pytest.raises(TypeError, match=r"factors must be .*, or False for none; got 1"):
+        pl.TCMonitor(factors=1)
+
+
+# Encoding that fails
+
+
+FAILURES = {
+    "AttributeError": lambda self, x: x.mean_and_logvar(),
+    "TypeError": lambda self, x, mask: x,
+    "RuntimeError": lambda self, x: self.encoder(x[:, :3]),
+    "NoAdapterError": None,
+}
+
+
+@pytest.mark.parametrize("error", FAILURES)
+def test_an_encode_that_fails_is_warned_of_once_and_ends_no_training(pl, error):
+    class Failing(outsiders(pl)):
+        encode = FAILURES[error]
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    model, monitor = Failing(), pl.TCMonitor(TCDecomposition(), SIZE)
+    message = rf"no terms outside training, since Failing cannot encode a batch \({error}: "
+    with pytest.warns(UserWarning, match=message) as caught:
+        trainer = fit(pl, model, monitor, loader(), max_epochs=2)
+    assert len([warning for warning in caught if "TCMonitor" in str(warning.message)]) == 1
+    assert "a list of 2: Tensor (16, 12) of float32" in str(caught[0].message)
+    assert trainer.global_step == 2 * SIZE // 16
+    metrics = trainer.callback_metrics
+    assert "train/kl" in metrics
+    assert not keys(metrics, "val/")
+
+
+def test_the_remedy_of_that_warning_works(pl):
+    class OfPairs(validating(pl, None).__class__):
+        def encode(self, batch):
+            x, _ = batch
+            return super().encode(x)
+
+    with pytest.warns(UserWarning, match=r"as in inputs=lambda batch: batch or") as caught:
+        fit(pl, OfPairs(), pl.TCMonitor(TCDecomposition(), SIZE), loader())
+    assert caught
+    monitor = pl.TCMonitor(TCDecomposition(), SIZE, inputs=lambda batch: batch)
+    assert "val/kl" in fit(pl, OfPairs(), monitor, loader()).callback_metrics
+
+
+# Tests
+
+
+def tested(pl):
+    def step(self, batch, batch_idx, dataloader_idx=0):
+        pass
+
+    return type("Tested", (validating(pl, None).__class__,), {"test_step": step})()
+
+
+def test_a_test_logs_what_a_validation_does(pl):
+    model, monitor = tested(pl), pl.TCMonitor(TCDecomposition(), SIZE)
+    trainer = fit(pl, model, monitor, loader())
+    validated = trainer.validate(model, loader(41), verbose=False)[0]
+    (metrics,) = trainer.test(model, loader(41), verbose=False)
+    assert keys(metrics, "test/") == TERMS | ENDS | {"mig"}
+    assert {name: metrics[f"test/{name}"] for name in keys(metrics, "test/")} == {
+        name: validated[f"val/{name}"] for name in keys(validated, "val/")
+    }
+
+
+def test_test_sets_have_sizes_of_their_own(pl):
+    criterion = Counting(estimator="inclusive")
+    trainer = pl.Trainer(callbacks=[pl.TCMonitor(criterion, test_dataset_size=(None, 99))])
+    metrics = trainer.test(tested(pl), [loader(48), loader(32)], verbose=False)
+    assert [arguments[-1] for arguments in criterion.asked] == [48] * 3 + [99] * 2
+    assert all(keys(part, f"test/{index}/") for index, part in enumerate(metrics))
+    stream = DataLoader(Stream(), 16)
+    with pytest.raises(ValueError, match=r"test_dataset_size must be given .* loader 0"):
+        pl.Trainer(callbacks=[pl.TCMonitor(criterion)]).test(tested(pl), stream, verbose=False)
+    with pytest.raises(ValueError, match="test_dataset_size must have an entry for each"):
+        trainer.test(tested(pl), loader(), verbose=False)
+
+
+def test_a_test_needs_a_criterion(pl):
+    with pytest.raises(ValueError, match="TCMonitor must be given criterion"):
+        pl.Trainer(callbacks=[pl.TCMonitor()]).test(tested(pl), loader(), verbose=False)
+
+
+# The command line
+
+
+@pytest.mark.parametrize("kind", ["TCVAE", "TCMonitor"])
+def test_lightning_cli_can_read_every_integer_option(pl, kind):
+    hints = typing.get_type_hints(getattr(pl.adapter, kind).__init__)
+    integers = [name for name in hints if name.endswith(("size", "steps", "seed"))]
+    assert integers
+    for name in integers:
+        assert int in (typing.get_args(hints[name]) or (hints[name],))
 
 
 def with_constants(*columns):
@@ -446,9 +591,9 @@ def test_factors_with_a_single_value_are_an_error_where_they_were_asked_for(pl):
 def test_one_device_gathers_nothing_in_whatever_process_group_it_runs(pl, monkeypatch):
     monkeypatch.setattr(tally.distributed, "all_gather_object", None)
     monkeypatch.setattr(tally.distributed, "is_initialized", lambda: True)
-    alone = tally.Tally(1)
-    alone.add_codes(torch.eye(4), torch.arange(4) % 2)
-    assert alone.mig() == {"mig": mig_score(torch.eye(4), torch.arange(4) % 2)}
+    alone, factors = tally.Tally(1, 4), np.arange(4) % 2
+    alone.add_codes(torch.eye(4), factors)
+    assert alone.mig({}) == {"mig": mig_score(torch.eye(4), factors)}
     assert alone.means() == {}
 
 

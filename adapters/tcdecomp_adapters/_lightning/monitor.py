@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import torch
 from torch import Generator
 
-from tcdecomp import Bracket, NoAdapterError, Posterior, TCDecomposition, encode
+from tcdecomp import Bracket, Posterior, TCDecomposition, encode
+from tcdecomp.metrics import mig_scorer
 from tcdecomp.plugins import Attachment, check_criterion, checked_int, for_own_rows
 from tcdecomp.scoring import loaders
+from tcdecomp.scoring.loaders import FactorsIn, InputsIn
 from tcdecomp_adapters._lightning.step import criterion_of, left_posterior
 from tcdecomp_adapters._lightning.tally import Tally
 
@@ -27,34 +30,40 @@ class TCMonitorMixin:
         *,
         every_n_steps: int | None = None,
         val_dataset_size: int | Sequence[int | None] | None = None,
-        factors: Callable[[Any], Any] | None = None,
+        test_dataset_size: int | Sequence[int | None] | None = None,
+        inputs: InputsIn = None,
+        factors: FactorsIn = None,
+        mig: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if criterion is not None and not isinstance(criterion, TCDecomposition):
             raise TypeError(f"criterion must be a TCDecomposition; got {type(criterion).__name__}")
+        loaders.check_reading(inputs, factors)
         self.criterion = criterion
         self.dataset_size = _checked("dataset_size", dataset_size)
         self.every_n_steps = _checked("every_n_steps", every_n_steps, 0)
-        self.val_dataset_size = (
-            [_checked("val_dataset_size", size) for size in val_dataset_size]
-            if isinstance(val_dataset_size, list | tuple)
-            else _checked("val_dataset_size", val_dataset_size)
-        )
+        self.sizes = {
+            "val": _checked_sizes("val_dataset_size", val_dataset_size),
+            "test": _checked_sizes("test_dataset_size", test_dataset_size),
+        }
+        self.inputs = inputs
         self.factors = factors
+        self.mig = _checked_options(mig)
         self.seed = seed
+        self._blind = False
         self._before: Any = None
-        self._loaders: list[Any] = []
-        self._sizes: list[int] = []
+        self._step = 0
         self._tallies: list[Tally] = []
         self._generator: Generator | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse a run that needs the criterion or the training set's size, and lacks it."""
-        if stage in ("fit", "validate"):
+        if stage != "predict":
             check_criterion(self._criterion(pl_module), "Lightning")
         if stage == "fit" and self.every_n_steps != 0:
             self._size(pl_module)
+        self._blind = False
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
@@ -83,21 +92,22 @@ class TCMonitorMixin:
                 "set self.posterior = (z, mu, logvar), or a Posterior, anew in every step, or "
                 "turn the training terms off with every_n_steps=0"
             )
-        tally, criterion = Tally(trainer.world_size), self._criterion(pl_module)
-        if len(posterior.mu) > 1:  # one row says nothing about q(z)
+        tally, criterion = (
+            Tally(trainer.world_size, self._size(pl_module)),
+            self._criterion(pl_module),
+        )
+        if (rows := len(posterior.mu)) > 1:  # one row says nothing about q(z)
             moments = posterior.z, posterior.mu, posterior.logvar
-            tally.add_terms(criterion.decompose(*moments, self._size(pl_module)), len(posterior.mu))
+            tally.add_terms(criterion.decompose(*moments, tally.size), rows)
         pl_module.log_dict(_prefixed("train/", tally.means()), on_step=True, on_epoch=False)
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start anew, with the same noise as at every validation."""
-        self._loaders = _validation_loaders(trainer)
-        self._sizes = self._val_sizes(self._loaders)
-        criterion = self._criterion(pl_module)
-        options: Any = {name: getattr(criterion, name) for name in ("prior", "kl", "kernel")}
-        self._tallies = [Tally(trainer.world_size, Bracket(**options)) for _ in self._sizes]
-        # Processes hold different items, and are to draw different noise.
-        self._generator = Generator(pl_module.device).manual_seed(self.seed + trainer.global_rank)
+        self._start(trainer, pl_module, "val")
+
+    def on_test_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start anew."""
+        self._start(trainer, pl_module, "test")
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -118,33 +128,84 @@ class TCMonitorMixin:
         """Add the batch's terms, with a z of the monitor's own, and its codes and factors."""
         left, self._before = left_posterior(pl_module, self._before), None
         if left is None:
-            posterior = _encode_aside(pl_module, batch, self._generator)
+            posterior = self._encoded(pl_module, batch)
         else:
             posterior = left.sample(generator=self._generator)
-        tally = self._tallies[dataloader_idx]
-        if len(posterior.mu) > 1:
-            self._add(tally, pl_module, posterior, self._sizes[dataloader_idx])
-        factors = loaders.factors_of(batch, self.factors, rows=len(posterior.mu))
+        if posterior is None:
+            return
+        tally, rows = self._tallies[dataloader_idx], len(posterior.mu)
+        if rows > 1:
+            self._add(tally, pl_module, posterior)
+        factors = loaders.factors_of(batch, self.factors, rows=rows)
         if factors is not None:
             tally.add_codes(posterior.mu.float(), factors)
 
+    on_test_batch_start = on_validation_batch_start
+    on_test_batch_end = on_validation_batch_end
+
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log what the pass adds up to, the same in every process."""
-        for index, (loader, tally) in enumerate(zip(self._loaders, self._tallies, strict=True)):
-            prefix = "val/" if len(self._tallies) == 1 else f"val/{index}/"
-            values = tally.means() | tally.interval_ends()
-            if not (trainer.sanity_checking or trainer.fast_dev_run):
-                values |= tally.mig(loaders.rows_of(loader), skip_constant=self.factors is None)
-            pl_module.log_dict(_prefixed(prefix, values), sync_dist=True)
-        self._loaders, self._sizes, self._tallies, self._generator = [], [], [], None
+        self._log(trainer, pl_module, "val")
 
-    def _add(self, tally: Tally, module: Any, posterior: Posterior, size: int) -> None:
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Log what the pass adds up to, the same in every process."""
+        self._log(trainer, pl_module, "test")
+
+    def _start(self, trainer: Any, module: Any, stage: str) -> None:
+        loop = getattr(trainer, f"{trainer.state.fn}_loop")
+        if trainer.state.fn == "fit":
+            loop = loop.epoch_loop.val_loop
+        criterion = self._criterion(module)
+        options: Any = {name: getattr(criterion, name) for name in ("prior", "kl", "kernel")}
+        # Not trainer.val_dataloaders, which in trainer.validate are those of an earlier fit.
+        evaluated = list(loop._combined_loader.flattened)
+        self._tallies = [
+            Tally(trainer.world_size, size, loaders.rows_of(loader), Bracket(**options))
+            for loader, size in zip(evaluated, self._sizes(evaluated, stage), strict=True)
+        ]
+        # Processes hold different items, and are to draw different noise.
+        self._generator = Generator(module.device).manual_seed(self.seed + trainer.global_rank)
+
+    def _add(self, tally: Tally, module: Any, posterior: Posterior) -> None:
         batch = posterior.z, posterior.mu, posterior.logvar
         criterion = self._criterion(module)
-        terms = tally.bracket.update(*batch, size)
+        terms = tally.bracket.update(*batch, tally.size)
         if criterion.estimator != "mss":
-            terms = criterion.decompose(*batch, size)
+            terms = criterion.decompose(*batch, tally.size)
         tally.add_terms(terms, len(posterior.mu))
+
+    def _log(self, trainer: Any, module: Any, stage: str) -> None:
+        for index, tally in enumerate(self._tallies):
+            prefix = f"{stage}/" if len(self._tallies) == 1 else f"{stage}/{index}/"
+            values = tally.means() | tally.interval_ends()
+            if not (trainer.sanity_checking or trainer.fast_dev_run):
+                values |= tally.mig(self.mig, found=self.factors is None)
+            module.log_dict(_prefixed(prefix, values), sync_dist=True)
+        self._tallies, self._generator = [], None
+
+    def _encoded(self, module: Any, batch: Any) -> Posterior | None:
+        """Encode without a trace in torch's global generators, from which the model may draw.
+
+        A model that cannot encode what it gets is warned of once: it may train without.
+        """
+        if self._blind:
+            return None
+        devices = [module.device] if module.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices):
+                inputs = loaders.inputs_of(batch, self.inputs)
+                return encode(module, inputs, generator=self._generator)
+        except Exception as error:  # of the user's own encode, which training does without
+            self._blind = True
+            warnings.warn(
+                f"TCMonitor logs no terms outside training, since {type(module).__name__} cannot "
+                f"encode a batch ({type(error).__name__}: {error}). A batch is "
+                f"{loaders.described(batch)}. By default the model gets the first entry of a "
+                "sequence; inputs= says what else it gets, as in inputs=lambda batch: batch or "
+                'inputs="image". Or leave self.posterior in validation_step',
+                stacklevel=2,
+            )
+            return None
 
     def _criterion(self, module: Any) -> TCDecomposition:
         """Return the criterion for the rows of this process: another may have none to log."""
@@ -166,56 +227,48 @@ class TCMonitorMixin:
             f"({kind}) or an attachment; {type(module).__name__} has neither"
         )
 
-    def _val_sizes(self, validation: list[Any]) -> list[int]:
-        given = self.val_dataset_size
-        sizes = given if isinstance(given, list) else [given] * len(validation)
-        if len(sizes) != len(validation):
+    def _sizes(self, evaluated: list[Any], stage: str) -> list[int]:
+        """Return the N of each loader."""
+        given, name = self.sizes[stage], f"{stage}_dataset_size"
+        sizes = given if isinstance(given, list) else [given] * len(evaluated)
+        if len(sizes) != len(evaluated):
             raise ValueError(
-                f"val_dataset_size must have an entry for each of the {len(validation)} validation "
-                f"loaders; got {len(sizes)}"
+                f"{name} must have an entry for each of the {len(evaluated)} loaders; "
+                f"got {len(sizes)}"
             )
         return [
-            _known_size(loader, index) if size is None else size
-            for index, (loader, size) in enumerate(zip(validation, sizes, strict=True))
+            _known_size(loader, name, index) if size is None else size
+            for index, (loader, size) in enumerate(zip(evaluated, sizes, strict=True))
         ]
+
+
+def _known_size(loader: Any, name: str, index: int) -> int:
+    size = loaders.size_of(loader)
+    if size is None:
+        raise ValueError(
+            f"{name} must be given to TCMonitor, the number of items that the batches are drawn "
+            f"from: loader {index}, a {type(loader).__name__}, does not tell it for certain"
+        )
+    return size
 
 
 def _checked(name: str, value: Any, low: int = 1) -> int | None:
     return None if value is None else checked_int(name, value, low)
 
 
-def _validation_loaders(trainer: Any) -> list[Any]:
-    """Return the loaders of the validation that is running, in their order.
-
-    Not ``trainer.val_dataloaders``, which in ``trainer.validate`` are those of an earlier fit.
-    """
-    standalone = trainer.state.fn == "validate"
-    loop = trainer.validate_loop if standalone else trainer.fit_loop.epoch_loop.val_loop
-    return list(loop._combined_loader.flattened)
+def _checked_sizes(name: str, given: Any) -> int | list[int | None] | None:
+    if isinstance(given, list | tuple):
+        return [_checked(name, size) for size in given]
+    return _checked(name, given)
 
 
-def _known_size(loader: Any, index: int) -> int:
-    size = loaders.size_of(loader)
-    if size is None:
-        raise ValueError(
-            "val_dataset_size must be given to TCMonitor, the number of items that validation "
-            f"batches are drawn from: loader {index}, a {type(loader).__name__}, does not tell it "
-            "for certain"
-        )
-    return size
-
-
-def _encode_aside(module: Any, batch: Any, generator: Generator | None) -> Posterior:
-    """Encode without a trace in torch's global generators, from which the model may draw."""
-    devices = [module.device] if module.device.type == "cuda" else []
+def _checked_options(mig: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
-        with torch.random.fork_rng(devices):
-            return encode(module, batch, generator=generator)
-    except NoAdapterError as error:
-        raise NoAdapterError(
-            f"TCMonitor takes the posterior from self.posterior, where validation_step leaves it, "
-            f"or else from encode: {error}"
-        ) from error
+        options = dict(mig or {})
+        mig_scorer(**options)
+    except TypeError as error:
+        raise TypeError(f"mig must be a mapping of options of mig_score: {error}") from error
+    return options
 
 
 def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:

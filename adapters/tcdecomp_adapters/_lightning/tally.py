@@ -1,4 +1,4 @@
-"""What one pass over the validation data, or one training batch, adds up to."""
+"""What one pass over a validation or test set, or one training batch, adds up to."""
 
 from __future__ import annotations
 
@@ -25,17 +25,29 @@ class Tally:
     ----------
     processes : int
         How many of the trainer's there are, each with a tally of its own.
+    size : int
+        N of the set.
+    rows : int, optional
+        How many of this process's rows count in the MIG; those after them are repeated items.
     bracket : Bracket, optional
         To update with each batch.
     """
 
-    def __init__(self, processes: int, bracket: Bracket | None = None) -> None:
+    def __init__(
+        self,
+        processes: int,
+        size: int,
+        rows: int | None = None,
+        bracket: Bracket | None = None,
+    ) -> None:
         self._processes = processes
+        self.size = size
+        self._counted = rows
+        self.bracket = bracket or Bracket()
         self._rows = 0
         self._sums: dict[str, Tensor] = {}
-        self.bracket = bracket or Bracket()
-        self._codes: list[Any] = []
-        self._factors: list[Any] = []
+        self._codes: list[NDArray[Any]] = []
+        self._factors: list[NDArray[Any]] = []
 
     def add_terms(self, terms: Terms, rows: int) -> None:
         """Add the mean terms of a batch of so many rows."""
@@ -44,10 +56,10 @@ class Tally:
             if value is not None:
                 self._sums[name] = self._sums.get(name, 0) + rows * value
 
-    def add_codes(self, codes: Tensor, factors: Any) -> None:
+    def add_codes(self, codes: Tensor, factors: NDArray[Any]) -> None:
         """Add a batch's codes (M, D) and factors (M, K) or (M,)."""
-        self._codes.append(codes.cpu().numpy())
-        self._factors.append(np.asarray(factors.cpu() if isinstance(factors, Tensor) else factors))
+        self._codes.append(codes.numpy(force=True))
+        self._factors.append(factors)
 
     def means(self) -> dict[str, float]:
         """Return each term's mean over the rows of all processes; nothing if there were none."""
@@ -71,23 +83,25 @@ class Tally:
             for end in ("low", "high")
         }
 
-    def mig(self, rows: int | None = None, *, skip_constant: bool = False) -> dict[str, float]:
+    def mig(self, options: dict[str, Any], *, found: bool = False) -> dict[str, float]:
         """Return the MIG of the codes of all processes; nothing if there were no factors.
 
         Parameters
         ----------
-        rows : int, optional
-            How many of this process's rows count, those after them being repeated items.
-        skip_constant : bool
-            Whether factors of a single value are left out, with a warning, or are an error.
+        options : dict
+            Of :func:`tcdecomp.mig_score`.
+        found : bool
+            Whether nobody named the factors. A warning then names those that are left out.
         """
-        parts = self._gather((_joined(self._codes, rows), _joined(self._factors, rows)))
-        codes = _joined([part for part, _ in parts if part is not None])
-        factors = _joined([part for _, part in parts if part is not None])
-        if skip_constant and factors is not None:
+        own = [np.concatenate(x)[: self._counted] for x in (self._codes, self._factors) if x]
+        parts = [part for part in self._gather(own) if part]
+        if not parts:
+            return {}
+        codes, factors = map(np.concatenate, zip(*parts, strict=True))
+        if found:
             usable = loaders.usable_factors(factors, "TCMonitor")
-            factors = factors.reshape(len(factors), -1)[:, usable] if usable.any() else None
-        return {} if codes is None or factors is None else {"mig": mig_score(codes, factors)}
+            factors = factors.reshape(len(factors), -1)[:, usable]
+        return {"mig": mig_score(codes, factors, **options)} if factors.size else {}
 
     def _gather(self, value: T) -> list[T]:
         """Return every process's value, in each process."""
@@ -97,7 +111,3 @@ class Tally:
         values: list[Any] = [None] * self._processes
         distributed.all_gather_object(values, value)
         return values
-
-
-def _joined(arrays: list[Any], rows: int | None = None) -> NDArray[Any] | None:
-    return np.concatenate(arrays)[:rows] if arrays else None
