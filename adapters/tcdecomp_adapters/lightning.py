@@ -67,27 +67,26 @@ class TCMonitor(TCMonitorMixin, Callback):
     """Logs index-code MI, total correlation, dimension-wise KL, the KL and the MIG.
 
     The keys are ``train/index_code_mi``, ``train/total_correlation``, ``train/dimension_wise_kl``
-    and ``train/kl``, the same with ``val/``, all in nats per item, and ``val/mig``; with several
-    validation loaders ``val/0/...`` and so on. Do not log these keys yourself: one value would
+    and ``train/kl``, in nats per item; the same and ``mig`` with ``val/`` and ``test/``; with
+    several loaders ``val/0/...`` and so on. Do not log these keys yourself: one value would
     overwrite the other. Logging changes nothing in the training.
 
     *Training*: every ``every_n_steps`` steps, the terms of the posterior that the step has left in
     ``self.posterior``: a (z, mu, logvar) triple or a :class:`~tcdecomp.Posterior`. They are means
     over the rows of all processes.
 
-    *Validation*: means over the items of all batches and processes. The posterior is the one that
-    ``validation_step`` has left in ``self.posterior``, or else that of :func:`tcdecomp.encode`. z
-    is always drawn anew, since a model in eval mode may give z = mu. Each batch must be a random
+    *Validation and test*: means over the items of all batches and processes. The posterior is the
+    one that the step has left in ``self.posterior``, or else that of :func:`tcdecomp.encode`. If
+    the model cannot encode what it gets of a batch, a warning says so once, and there are no terms.
+    z is always drawn anew, since a model in eval mode may give z = mu. Each batch must be a random
     part of its set: shuffle an ordered set. A batch of one row is left out. Training and validation
     compare only if both sets have as many items, and the batches as many rows.
 
-    *Brackets*: with two validation batches or more, ``val/total_correlation_low`` and
+    *Brackets*: with two batches or more, ``val/total_correlation_low`` and
     ``val/total_correlation_high``, and so for the other two terms: the term lies between them in
     expectation, see :class:`tcdecomp.Bracket`.
 
-    *MIG*: of the posterior means of a validation set whose batches hold factors: a mapping's
-    ``"factors"``, or a tensor of integers that is second in a pair. Factors with a single value are
-    left out, with a warning; from a function ``factors`` of yours they are an error. Items that a
+    *MIG*: of the posterior means of the whole set, if its batches hold factors. Items that a
     ``DistributedSampler`` repeats count once in the MIG, and twice in the means of the terms. The
     sanity check has no MIG.
 
@@ -101,11 +100,19 @@ class TCMonitor(TCMonitorMixin, Callback):
     every_n_steps : int, optional
         Optimizer steps between logs of the training terms; by default the trainer's
         ``log_every_n_steps``. 0 turns them off, and needs no posterior and no ``dataset_size``.
-    val_dataset_size : int or sequence of int, optional
-        Number of items of the validation set, or of each. By default the length of the data set of
-        a torch DataLoader that draws without replacement.
-    factors : callable, optional
-        Takes a batch, returns its factors, of shape (M, K) or (M,), or None.
+    val_dataset_size, test_dataset_size : int or sequence of int, optional
+        Number of items of the set, or of each. By default the length of the data set of a torch
+        DataLoader that draws without replacement.
+    inputs : callable or str, optional
+        What of a batch the model encodes: a function of the batch, or a key of a mapping. By
+        default the first entry of a sequence, and any other batch whole.
+    factors : callable, str or False, optional
+        The factors of a batch, of shape (M, K) or (M,): a function of the batch, or a key of a
+        mapping; False for none. By default a mapping's "factors", or a tensor of integers that is
+        second in a pair. Then a warning names those that are left out, since they have a single
+        value or look like an index.
+    mig : mapping, optional
+        Options of :func:`tcdecomp.mig_score`, such as ``{"n_bins": 40}``.
     seed : int
         Seed of the noise in validation, the same each time.
 
@@ -114,8 +121,8 @@ class TCMonitor(TCMonitorMixin, Callback):
     TypeError, ValueError
         If an option is not of its type or out of its range.
     ValueError
-        At setup, if ``dataset_size`` or ``criterion`` is found nowhere; at validation, if the
-        size of its set is not certain; if terms are due after a step that left no posterior.
+        At setup, if ``dataset_size`` or ``criterion`` is found nowhere; at validation or test, if
+        the size of its set is not certain; if terms are due after a step that left no posterior.
 
     Examples
     --------

@@ -92,10 +92,8 @@ class TCMonitorMixin:
                 "set self.posterior = (z, mu, logvar), or a Posterior, anew in every step, or "
                 "turn the training terms off with every_n_steps=0"
             )
-        tally, criterion = (
-            Tally(trainer.world_size, self._size(pl_module)),
-            self._criterion(pl_module),
-        )
+        criterion = self._criterion(pl_module)
+        tally = Tally(trainer.world_size, self._size(pl_module))
         if (rows := len(posterior.mu)) > 1:  # one row says nothing about q(z)
             moments = posterior.z, posterior.mu, posterior.logvar
             tally.add_terms(criterion.decompose(*moments, tally.size), rows)
@@ -152,8 +150,8 @@ class TCMonitorMixin:
         self._log(trainer, pl_module, "test")
 
     def _start(self, trainer: Any, module: Any, stage: str) -> None:
-        loop = getattr(trainer, f"{trainer.state.fn}_loop")
-        if trainer.state.fn == "fit":
+        loop = getattr(trainer, f"{trainer.state.fn.value}_loop")
+        if loop is trainer.fit_loop:
             loop = loop.epoch_loop.val_loop
         criterion = self._criterion(module)
         options: Any = {name: getattr(criterion, name) for name in ("prior", "kl", "kernel")}
