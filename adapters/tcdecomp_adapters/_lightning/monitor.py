@@ -13,7 +13,6 @@ from tcdecomp import Bracket, Posterior, TCDecomposition, encode
 from tcdecomp.metrics import mig_scorer
 from tcdecomp.plugins import Attachment, check_criterion, checked_int, for_own_rows
 from tcdecomp.scoring import loaders
-from tcdecomp.scoring.loaders import FactorsIn, InputsIn
 from tcdecomp_adapters._lightning.step import criterion_of, left_posterior
 from tcdecomp_adapters._lightning.tally import Tally
 
@@ -31,8 +30,8 @@ class TCMonitorMixin:
         every_n_steps: int | None = None,
         val_dataset_size: int | Sequence[int | None] | None = None,
         test_dataset_size: int | Sequence[int | None] | None = None,
-        inputs: InputsIn = None,
-        factors: FactorsIn = None,
+        inputs: loaders.InputsIn = None,
+        factors: loaders.FactorsIn = None,
         mig: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
