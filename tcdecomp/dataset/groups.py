@@ -253,7 +253,7 @@ def split_tc(
     whole = estimated(z, mu, logvar, dataset_size, validate=validate).total_correlation
     within = {}
     # After the call above, which refuses what is no batch in all processes together.
-    for name, part in _checked(groups, z.shape[1]).items():
+    for name, part in _checked(groups, mu.shape[1]).items():
         own = z[..., part], mu[:, part], logvar[:, part]
         within[name] = estimated(*own, dataset_size, validate=False).total_correlation
     return SplitTC(within, whole - sum(within.values()))

@@ -90,7 +90,7 @@ class Batch:
         if condition is None and (estimates or group is None):
             with no_autocast(given.z.device):
                 mixture = self._mixture(size, items, bank, asked)
-            options.estimate(mixture.others, size)
+            options.estimate.check(mixture)
             self._parts = [(None, mixture)]
 
     @property

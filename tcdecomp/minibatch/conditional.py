@@ -57,7 +57,7 @@ def mixtures_by_label(
             parts += [(row, _mixture(posterior, row, 1, options)) for row in rows[:, None]]
         else:
             mixture = _mixture(posterior, rows, size, options)
-            options.estimate(mixture.others, size)
+            options.estimate.check(mixture)
             parts.append((rows, mixture))
     if few:
         doubt(

@@ -68,6 +68,10 @@ class Estimator:
             )
         return self.weights(others, dataset_size)
 
+    def check(self, mixture: Mixture) -> None:
+        """Raise a ValueError if the estimator does not serve a mixture."""
+        self(mixture.others, mixture.dataset_size)
+
     def log_densities(self, mixture: Mixture, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return log q(z), shape (M,), and log q(z_j), shape (M, D)."""
         return mixture.weighed(z, *self(mixture.others, mixture.dataset_size))
@@ -107,16 +111,18 @@ class _Jackknife(Estimator):
 
     fewest = 3
 
-    def log_densities(self, mixture: Mixture, z: Tensor) -> tuple[Tensor, Tensor]:
-        from tcdecomp.minibatch import jackknife  # which imports sympy, through torch's checkpoint
-
-        self(mixture.others, mixture.dataset_size)
+    def check(self, mixture: Mixture) -> None:
         if mixture.own_rows is not None:
             raise ValueError(
                 "estimator must not be 'mss-jackknife' where an item has several rows: it leaves "
                 "out one row at a time, and rows of one item are not drawn one by one. "
                 "estimator='mss' serves"
             )
+        super().check(mixture)
+
+    def log_densities(self, mixture: Mixture, z: Tensor) -> tuple[Tensor, Tensor]:
+        from tcdecomp.minibatch import jackknife  # which imports sympy, through torch's checkpoint
+
         return jackknife.log_densities(mixture, z)
 
     def of_pairs(self, own: Tensor, pairs: Tensor, dataset_size: int) -> Tensor:

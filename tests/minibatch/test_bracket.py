@@ -169,3 +169,22 @@ def test_bad_input():
 def test_options_are_checked_when_it_is_made(option, error):
     with pytest.raises(error, match=f"{next(iter(option))} must be"):
         Bracket(**option)
+
+
+def test_wide_posteriors_keep_the_value_inside_and_the_truth_nearly_always():
+    """Where the closed-form KL's noise is larger than the bracket of the samples."""
+    g = torch.Generator().manual_seed(0)
+    mu, logvar = 2.5 * torch.randn(200, 2, generator=g), torch.full((200, 2), 0.3)
+    with pytest.warns(UserWarning, match="no value below 0"):
+        exact = decompose_dataset(mu.double(), logvar.double(), num_samples=40_000, generator=g)
+    truth = exact.terms.total_correlation.item()
+    missed = 0
+    for _ in range(200):
+        bracket = Bracket()
+        for rows in torch.randperm(200, generator=g).split(50):
+            q = Posterior.from_moments(mu[rows], logvar[rows], generator=g)
+            bracket.update(*q, 200)
+        interval = bracket.interval("total_correlation")
+        assert interval.low <= interval.value <= interval.high
+        missed += not interval.low <= truth <= interval.high
+    assert missed <= 10

@@ -301,3 +301,66 @@ def test_errors(case):
     options = {"dataset_size": N, **options}
     with pytest.raises(error, match=re.escape(text)):
         decompose_sites(*batch, options.pop("dataset_size"), **options)
+
+
+# Sequences: a mask, and the channels last
+
+
+def test_padding_counts_for_nothing():
+    """A sequence's terms are those of its own steps, whatever is behind them."""
+    z, mu, logvar = draw_posterior(0, 5, 2)
+    steps = torch.tensor([3, 2])
+    mask = torch.arange(4) < steps[:, None]
+    padded = []
+    for tensor, filler in ((z, math.nan), (mu, 1e30), (logvar, -math.inf)):
+        full = torch.full((2, 4, 2), filler, dtype=tensor.dtype)
+        full[mask] = tensor
+        padded.append(full)
+    got = tcdecomp.decompose_sites(*padded, N, mask=mask, channels_last=True, reduction="none")
+    items = torch.tensor([0, 0, 0, 1, 1])
+    want = decompose(z, mu, logvar, N, items=items, reduction="none")
+    for term, expected in zip(got, want, strict=True):
+        assert_close(term[mask], expected)
+        assert (term[~mask] == 0).all()
+    mean = tcdecomp.decompose_sites(*padded, N, mask=mask, channels_last=True)
+    assert_close(torch.stack(mean), torch.stack(want).mean(1))
+
+
+def test_padding_gets_no_gradient():
+    z, mu, logvar = (t.view(2, 3, 2).requires_grad_() for t in draw_posterior(0, 6, 2))
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    terms = tcdecomp.decompose_sites(z, mu, logvar, N, mask=mask, channels_last=True)
+    for gradient in torch.autograd.grad(terms.total_correlation, (z, mu, logvar)):
+        assert (gradient[~mask] == 0).all()
+        assert (gradient[mask] != 0).any()
+
+
+def test_channels_last_is_the_same_with_the_dimensions_moved():
+    batch = images()
+    want = decompose_sites(*batch, N, reduction="none")
+    moved = (t.movedim(1, -1) for t in batch)
+    got = tcdecomp.decompose_sites(*moved, N, channels_last=True, reduction="none")
+    for term, expected in zip(got, want, strict=True):
+        assert_close(term, expected)
+
+
+MASK = torch.ones(M, H, W, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"mask": MASK.float()}, TypeError, "mask must be a torch.Tensor of dtype bool"),
+        ({"mask": MASK[:, :1]}, ValueError, r"shape of the sites, \(3, 2, 2\), .*got \(3, 1, 2\)"),
+        ({"mask": MASK & (torch.arange(M) != 1)[:, None, None]}, ValueError, "image 1 has none"),
+    ],
+)
+def test_masks_that_are_none(options, error, text):
+    with pytest.raises(error, match=text):
+        tcdecomp.decompose_sites(*images(), N, **options)
+
+
+def test_three_dimensions_must_say_where_the_channels_are():
+    batch = [t.flatten(2) for t in images()]
+    with pytest.raises(ValueError, match="channels_last=True for 2 sites of 4 channels, False"):
+        tcdecomp.decompose_sites(*batch, N)
