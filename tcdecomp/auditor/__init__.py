@@ -1,19 +1,27 @@
-"""The auditor: says what somebody's own code for the three terms really computes."""
+"""The auditor says what somebody's own code for the three terms really computes."""
 
 from __future__ import annotations
 
 import torch
+from torch import Generator
 
-from tcdecomp.auditor.findings import examine
+from tcdecomp.auditor import numerics, verdicts
 from tcdecomp.auditor.forms import UNKNOWN
-from tcdecomp.auditor.measured import Weights
-from tcdecomp.auditor.report import Audit, Verdict
-from tcdecomp.auditor.study import Study
-from tcdecomp.auditor.subject import RaisedError, Subject, TermsFunction
-from tcdecomp.auditor.symptoms import raising
-from tcdecomp.auditor.verdicts import verdicts
+from tcdecomp.auditor.report import Audit, Verdict, fault
+from tcdecomp.auditor.search import search
+from tcdecomp.auditor.subject import (
+    RaisedError,
+    Study,
+    Subject,
+    TermsFunction,
+    Weights,
+    study,
+    weigh,
+)
 
 __all__ = ["Audit", "Study", "Verdict", "Weights", "audit"]
+
+WEIGHED_AT = ((4, 1000), (16, 1000), (16, 100_000))  # (M, N)
 
 
 def audit(
@@ -25,32 +33,31 @@ def audit(
 ) -> Audit:
     """Say what a function that estimates the three terms from a batch really computes.
 
-    The function is called on small batches whose answers are known, and its answers are compared
-    with those of every known form: the estimators, the faults seen in public code, and
-    combinations of them. The form with the fewest departures from what is right that reproduces
-    the answers is named, with what to do. Its weights are measured on posteriors that are far
-    apart, where MI is -log(own weight), and on identical ones, where MI is -log(row sum).
-    Numerics are tried at extremes, gradients against finite differences, and a data set with known
-    terms confirms the result on batches of a common size.
+    The auditor calls the function on small batches whose answers are known, and compares. Of all
+    known forms (the estimators, the faults of public code, and their combinations) it names the
+    one with the fewest faults that gives these answers. It measures the weights, tries extreme
+    values, compares gradients with finite differences, and confirms the result on batches of a
+    data set whose terms are known.
 
     Parameters
     ----------
     terms_fn : callable
-        ``(z, mu, logvar, N) -> (MI, TC, DWKL)``: z, mu and logvar of shape (M, D), N an int. A
-        tuple or list of three, or :class:`tcdecomp.Terms`; each a number, an array or a tensor, of
-        one element or of shape (M,), whose mean is taken. It must not need one particular M or D.
+        ``(z, mu, logvar, N) -> (MI, TC, DWKL)``: z, mu and logvar of shape (M, D), N an int. It
+        returns a tuple, a list or :class:`tcdecomp.Terms`. Each term is a number, an array or a
+        tensor with one element or of shape (M,), whose mean is taken. The function must accept
+        any M from 4 to 61 and any D from 1 to 100.
     device : str or torch.device
-        Where the tensors are that it gets.
+        Device of the tensors that the function gets.
     dtype : torch.dtype
         Their floating-point dtype.
     seed : int
-        Seed of the batches, which come from a generator of their own.
+        Seed of the batches. The auditor uses a generator of its own.
 
     Returns
     -------
     Audit
-        The estimator, the verdicts, the measured weights and the study. If the function raises on
-        an ordinary batch, the only verdict says so.
+        The estimator, the verdicts, the measured weights and the study. If the function raises an
+        exception on an ordinary batch, the only verdict says so.
 
     Raises
     ------
@@ -77,13 +84,42 @@ def audit(
         raise TypeError(f"dtype must be a floating-point torch.dtype; got {dtype!r}")
     subject = Subject(terms_fn, torch.device(device), dtype)
     try:
-        findings = examine(subject, torch.Generator().manual_seed(seed))
+        return _audit(subject, Generator().manual_seed(seed))
     except RaisedError as error:
-        return Audit(UNKNOWN, (raising(str(error)),))
-    known = findings.explanation or findings.in_one_dimension
-    return Audit(
-        known.form.estimator if known else UNKNOWN,
-        tuple(verdicts(findings)),
-        findings.weights,
-        findings.study,
-    )
+        return Audit(UNKNOWN, (_raising(error),))
+
+
+def _audit(subject: Subject, generator: Generator) -> Audit:
+    """Audit code that answers ordinary batches."""
+    findings = search(subject, generator)
+    weights = tuple(weigh(subject, findings.form, *sizes) for sizes in WEIGHED_AT)
+    studied, raised = None, list[Verdict]()
+    try:
+        studied = study(subject, generator) if findings.form.takes_negative_logvar else None
+    except RaisedError as error:
+        raised.append(_raising(error))
+    found: list[Verdict] = []
+    for check in (
+        verdicts.departed(findings, weights[-1]),
+        verdicts.axes(findings),
+        verdicts.unknown(findings, weights, studied),
+        numerics.extremes(findings, generator),
+        verdicts.clamped(findings),
+        verdicts.studied(findings, studied),
+        numerics.gradients(findings, generator),
+        verdicts.order(findings),
+        verdicts.precision(findings),
+    ):
+        try:
+            found.extend(check)
+        except RaisedError as error:
+            raised.append(_raising(error))
+    found = sorted([*raised[:1], *found], key=lambda verdict: verdict.kind)  # fault, remark
+    if findings.known and not any(verdict.kind == "fault" for verdict in found):
+        found.insert(0, verdicts.unbiased(weights[-1]))
+    return Audit(findings.estimator, tuple(found), weights, studied)
+
+
+def _raising(error: RaisedError) -> Verdict:
+    remedy = "Look for an expected shape or size, and for writing into a graph."
+    return fault("raises", f"The code raised {error}", remedy)

@@ -1,8 +1,8 @@
 """What code may compute in place of the terms: the right form, and departures from it.
 
-A form predicts the answers to a probe, so that code can be told by the form that reproduces what
-it answers. Everything is written out over the (M, M) pairs, as in the paper, and apart from the
-library's kernels: the auditor has to be right by itself.
+A form predicts the answers to a probe. The code has the form whose predictions are its answers.
+The formulas are those of the paper, over all (M, M) pairs. They share nothing with the library's
+kernels, which may be under audit themselves.
 """
 
 from __future__ import annotations
@@ -18,61 +18,38 @@ from tcdecomp.auditor.probes import Probe
 from tcdecomp.minibatch.estimators import inclusive, mss, mws
 from tcdecomp.posterior import LOG_2PI
 
-__all__ = [
-    "COUNTED",
-    "DENSITIES",
-    "JACKKNIFE",
-    "MATRICES",
-    "MISPLACED",
-    "PAPER",
-    "SCALES",
-    "UNKNOWN",
-    "Form",
-    "Matrix",
-    "paper",
-    "symmetric",
-]
+__all__ = ["COUNTED", "DENSITIES", "MATRICES", "SCALES", "Form", "Matrix", "log_normal"]
 
-Matrix = Callable[[int, int], Tensor]
+Matrix = Callable[[int, int], Tensor]  # (M, N) -> weights: row is the point, column the component
+
+SYMMETRIC, JACKKNIFE, PAPER = "symmetric MSS", "MSS with jackknife", "MSS of the paper"
+WRONG_COLUMNS, MISPLACED = "MSS in the wrong columns", "MSS of the paper, misplaced"
+UNKNOWN = "unknown"
 
 
 def symmetric(weights: Callable[[int, int], tuple[float, float]]) -> Matrix:
-    """Return the function (M, N) -> (M, M) matrix of weights that treats all others alike."""
+    """Return the matrix whose own weight and other weight ``weights`` gives for (M - 1, N)."""
 
     def matrix(size: int, dataset_size: int) -> Tensor:
         own, other = weights(size - 1, dataset_size)
-        return _filled(size, other).fill_diagonal_(own)
+        return constant(size, other).fill_diagonal_(own)
 
     return matrix
 
 
-def _filled(size: int, value: float) -> Tensor:
+def constant(size: int, value: float) -> Tensor:
+    """Return a matrix of one weight."""
     return torch.full((size, size), value, dtype=torch.float64)
 
 
-def paper(size: int, dataset_size: int, special: Tensor | None = None) -> Tensor:
-    """Return the weights of the paper, appendix C.2.
+def paper(special: Callable[[int], Tensor]) -> Matrix:
+    """Return the weights of the paper, appendix C.2, given which components are special."""
 
-    Parameters
-    ----------
-    size, dataset_size : int
-        M and N.
-    special : Tensor of bool, shape (M, M), optional
-        Whether the column's component is special to the row; by default each row's next is.
-    """
-    if special is None:
-        special = torch.eye(size, dtype=torch.bool).roll(1, 1)
-    matrix = _filled(size, 1 / (size - 1))
-    matrix[special] = _special(size, dataset_size)
-    return matrix.fill_diagonal_(1 / dataset_size)
+    def matrix(size: int, dataset_size: int) -> Tensor:
+        matrix = constant(size, 1 / (size - 1))
+        matrix[special(size)] = _special(size, dataset_size)
+        return matrix.fill_diagonal_(1 / dataset_size)
 
-
-def _wrong_columns(size: int, dataset_size: int) -> Tensor:
-    """Weights of much public code, whose stride is one short of the diagonal's."""
-    matrix = _filled(size, 1 / (size - 1))
-    matrix[:, 0] = 1 / dataset_size
-    matrix[:, 1] = _special(size, dataset_size)
-    matrix[size - 2, 0] = _special(size, dataset_size)
     return matrix
 
 
@@ -81,84 +58,59 @@ def _special(size: int, dataset_size: int) -> float:
     return (dataset_size - others) / (dataset_size * others)
 
 
-JACKKNIFE, PAPER = "MSS with jackknife", "MSS of the paper"
-MISPLACED, UNKNOWN = "MSS of the paper, misplaced", "unknown"
+def _beside(offset: int) -> Callable[[int], Tensor]:
+    return lambda size: torch.eye(size, dtype=torch.bool).roll(offset, 1)
 
-MATRICES: dict[str, Matrix] = {
-    "symmetric MSS": symmetric(mss),
-    JACKKNIFE: symmetric(mss),
-    PAPER: paper,
-    "MSS in the wrong columns": _wrong_columns,
-    "MWS": symmetric(mws),
-    "inclusive": symmetric(inclusive),
-    "leave-one-out": symmetric(lambda others, total: (0.0, 1 / others)),
-    "no weights": symmetric(lambda others, total: (1.0, 1.0)),
-    "1/N for all": symmetric(lambda others, total: (1 / total, 1 / total)),
-    "N/M for all": symmetric(lambda others, total: (total / (others + 1), total / (others + 1))),
-    "1/(M-1) for all": symmetric(lambda others, total: (1 / others, 1 / others)),
+
+def _first(size: int) -> Tensor:
+    """Return the mask of column 0; the first row, which has its own component there, the last."""
+    special = torch.zeros(size, size, dtype=torch.bool)
+    special[:, 0] = special[0, -1] = True
+    return special
+
+
+def _wrong_columns(size: int, dataset_size: int) -> Tensor:
+    """Return the weights of much public code. Its stride is one less than the diagonal's."""
+    matrix = constant(size, 1 / (size - 1))
+    matrix[:, 0] = 1 / dataset_size
+    matrix[:, 1] = matrix[size - 2, 0] = _special(size, dataset_size)
+    return matrix
+
+
+# Which component is special to a row: a free choice. Without one of its own, a row is biased.
+CHOICES = (_beside(1), _beside(-1), _beside(2), _first, lambda size: _first(size).flip(0, 1))
+WITHOUT = (
+    lambda size: _beside(1)(size).triu(),
+    lambda size: _beside(-1)(size).tril(),
+    lambda size: _first(size).tril(),
+    lambda size: _first(size).T,
+    lambda size: _first(size).T.flip(0, 1),
+)
+
+MATRICES: tuple[tuple[str, Matrix], ...] = (
+    (SYMMETRIC, symmetric(mss)),
+    (JACKKNIFE, symmetric(mss)),
+    *((PAPER, paper(choice)) for choice in CHOICES),
+    (WRONG_COLUMNS, _wrong_columns),
+    *((MISPLACED, paper(choice)) for choice in WITHOUT),
+    ("MWS", symmetric(mws)),
+    ("inclusive", symmetric(inclusive)),
+    ("leave-one-out", symmetric(lambda others, total: (0.0, 1 / others))),
+    ("no weights", lambda size, total: constant(size, 1.0)),
+    ("1/N for all", lambda size, total: constant(size, 1 / total)),
+    ("N/M for all", lambda size, total: constant(size, total / size)),
+    ("1/(M-1) for all", lambda size, total: constant(size, 1 / (size - 1))),
+)
+
+# How often the log-weight is in log q(z), and in each log q(z_j), given D.
+COUNTED: dict[str, Callable[[int], tuple[int, int]]] = {
+    "once": lambda dim: (1, 1),
+    "D times": lambda dim: (dim, 1),
+    "not in q(z)": lambda dim: (0, 1),
+    "not in q(z_j)": lambda dim: (1, 0),
 }
 
-
-@dataclass(frozen=True)
-class Counting:
-    """How often the log-weight enters log q(z), and each log q(z_j), given D."""
-
-    joint: Callable[[int], int] = lambda dim: 1
-    marginal: Callable[[int], int] = lambda dim: 1
-
-
-COUNTED = {
-    "once": Counting(),
-    "D times": Counting(joint=lambda dim: dim),
-    "not in q(z)": Counting(joint=lambda dim: 0),
-    "not in q(z_j)": Counting(marginal=lambda dim: 0),
-}
-
-
-@dataclass(frozen=True)
-class Densities:
-    """How log q(z_j|n), and its sums over dimensions and components, are made.
-
-    Attributes
-    ----------
-    variance : callable
-        What is taken for the variance, given logvar.
-    q_constant, p_constant : int
-        Whether log q and log p have their -0.5 log(2 pi).
-    prior : int
-        Whether the dimension-wise KL has log p(z).
-    summed_over : int
-        Dimension of (sign, point, component) that the mixture is summed over.
-    joint, marginals, priors : callable
-        What is done over the dimensions to log q(z|n), to the log q(z_j) and to the log p(z_j).
-    """
-
-    variance: Callable[[Tensor], Tensor] = torch.exp
-    q_constant: int = 1
-    p_constant: int = 1
-    prior: int = 1
-    summed_over: int = 2
-    joint: Callable[..., Tensor] = torch.sum
-    marginals: Callable[..., Tensor] = torch.sum
-    priors: Callable[..., Tensor] = torch.sum
-
-
-DENSITIES = {
-    "right": Densities(),
-    "logvar taken for log-std": Densities(variance=lambda logvar: (2 * logvar).exp()),
-    "logvar halved": Densities(variance=lambda logvar: (0.5 * logvar).exp()),
-    "logvar taken for variance": Densities(variance=lambda logvar: logvar),
-    "logvar taken for std": Densities(variance=lambda logvar: (2 * logvar.log()).exp()),
-    "no log(2 pi) in q": Densities(q_constant=0),
-    "no log(2 pi) in p": Densities(p_constant=0),
-    "no prior": Densities(prior=0),
-    "sum over points": Densities(summed_over=1),
-    "densities averaged": Densities(joint=torch.mean, marginals=torch.mean, priors=torch.mean),
-    "marginals averaged": Densities(marginals=torch.mean),
-    "marginals and prior averaged": Densities(marginals=torch.mean, priors=torch.mean),
-}
-
-# What is multiplied into all three terms, given (M, D).
+# The factor of all answers, given (M, D).
 SCALES: dict[str, Callable[[int, int], float]] = {
     "mean": lambda size, dim: 1.0,
     "sum over the batch": lambda size, dim: float(size),
@@ -168,30 +120,56 @@ SCALES: dict[str, Callable[[int, int], float]] = {
 
 
 @dataclass(frozen=True)
+class Densities:
+    """How code makes its log-densities, and the sums over them."""
+
+    variance: Callable[[Tensor], Tensor] = torch.exp  # of logvar
+    q_constant: int = 1  # whether log q has its -0.5 log(2 pi)
+    p_constant: int = 1  # whether log p has
+    prior: int = 1  # whether the dimension-wise KL has log p(z)
+    summed_over: int = 2  # the mixture's dimension of (sign, point, component)
+    joint: Callable[..., Tensor] = torch.sum  # of log q(z|n) over the dimensions
+    marginals: Callable[..., Tensor] = torch.sum  # of log q(z_j)
+    priors: Callable[..., Tensor] = torch.sum  # of log p(z_j)
+
+
+DENSITIES = {
+    "right": Densities(),
+    "logvar as the log standard deviation": Densities(variance=lambda logvar: (2 * logvar).exp()),
+    "the standard deviation as the variance": Densities(
+        variance=lambda logvar: (0.5 * logvar).exp()
+    ),
+    "logvar as the variance": Densities(variance=lambda logvar: logvar),
+    "logvar as the standard deviation": Densities(variance=lambda logvar: (2 * logvar.log()).exp()),
+    "no log(2 pi) in q": Densities(q_constant=0),
+    "no log(2 pi) in p": Densities(p_constant=0),
+    "no prior": Densities(prior=0),
+    "sum over points": Densities(summed_over=1),
+    "densities averaged": Densities(joint=torch.mean, marginals=torch.mean, priors=torch.mean),
+    "marginals averaged": Densities(marginals=torch.mean),
+    "marginals and prior averaged": Densities(marginals=torch.mean, priors=torch.mean),
+}
+
+
+@dataclass(frozen=True)
 class Form:
-    """One way to compute the terms; the default is the right one.
+    """One way to compute the terms. The default is the right one."""
 
-    Attributes
-    ----------
-    estimator : str
-        Name of the weights.
-    matrix : callable
-        (M, N) -> weights, shape (M, M): of the component in the column, at the row's point.
-    counted, densities, scale : str
-        Keys of COUNTED, DENSITIES and SCALES.
-    order : tuple of int
-        Which of (MI, TC, DWKL) comes first, second and third.
-    signs : tuple of int
-        Signs of MI, TC and DWKL.
-    """
-
-    estimator: str = "symmetric MSS"
-    matrix: Matrix = MATRICES["symmetric MSS"]
-    counted: str = "once"
+    estimator: str = SYMMETRIC  # name of the weights
+    matrix: Matrix = MATRICES[0][1]
+    counted: str = "once"  # this and the next two are keys of the tables above
     densities: str = "right"
     scale: str = "mean"
-    order: tuple[int, int, int] = (0, 1, 2)
-    signs: tuple[int, int, int] = (1, 1, 1)
+    order: tuple[int, ...] = (0, 1, 2)  # which of (MI, TC, DWKL) each answer is
+    signs: tuple[int, ...] = (1, 1, 1)  # of each answer
+
+    @property
+    def departures(self) -> list[str]:
+        """Return the names of the fields that are not right."""
+        right = Form()
+        names = [] if self.estimator in (SYMMETRIC, JACKKNIFE, PAPER) else ["estimator"]
+        fields = ("counted", "densities", "scale", "order", "signs")
+        return names + [name for name in fields if getattr(self, name) != getattr(right, name)]
 
     @property
     def takes_negative_logvar(self) -> bool:
@@ -199,48 +177,44 @@ class Form:
         return bool(DENSITIES[self.densities].variance(torch.tensor(-1.0)) > 0)
 
     def predict(self, probe: Probe) -> Tensor:
-        """Return the three answers to a probe, shape (3,)."""
-        terms = self.terms(probe) * torch.tensor(self.signs) * SCALES[self.scale](*probe.shape)
-        return terms[list(self.order)]
-
-    def undo(self, answers: Tensor, probe: Probe) -> Tensor:
-        """Return MI, TC and DWKL from three answers: undo scale, order and signs."""
-        terms = answers[[self.order.index(term) for term in range(3)]]
-        return terms * torch.tensor(self.signs) / SCALES[self.scale](*probe.shape)
+        """Return the answers to a probe, shape (3,)."""
+        signs = torch.tensor(self.signs) * SCALES[self.scale](*probe.shape)
+        return self.terms(probe)[list(self.order)] * signs
 
     def terms(self, probe: Probe) -> Tensor:
-        """Return MI, TC and DWKL as the form's weights and densities make them, shape (3,)."""
-        density, count = DENSITIES[self.densities], COUNTED[self.counted]
-        size, dim = probe.shape
-        mu, logvar = probe.mu.double(), probe.logvar.double()
+        """Return MI, TC and DWKL as the weights and densities make them, shape (3,)."""
+        density = DENSITIES[self.densities]
         z = torch.stack([sample.double() for sample in probe.samples()])
-        pairs = _log_normal(
-            z[:, :, None], mu, density.variance(logvar), density.q_constant
-        )  # (sign, point, component, D)
-        prior = density.prior * _log_normal(z, 0.0, torch.ones(()), density.p_constant)
-        joint = density.joint(pairs, -1)
-        log_weights = self.matrix(size, probe.dataset_size).log()
-        log_qz = self._mixed(joint + count.joint(dim) * log_weights, probe)
-        log_qz_j = self._mixed(pairs + count.marginal(dim) * log_weights[:, :, None], probe)
-        log_qz_n = joint.diagonal(dim1=1, dim2=2)
-        log_product = density.marginals(log_qz_j, -1)
-        log_pz = density.priors(prior, -1)
-        return torch.stack(
-            [
-                (log_qz_n - log_qz).mean(),
-                (log_qz - log_product).mean(),
-                (log_product - log_pz).mean(),
-            ]
-        )
+        mu, variance = probe.mu.double(), density.variance(probe.logvar.double())
+        pairs = log_normal(z[:, :, None], mu, variance, density.q_constant)
+        return self.combine(z, pairs.diagonal(dim1=1, dim2=2).mT, pairs, probe.dataset_size)
 
-    def _mixed(self, weighted: Tensor, probe: Probe) -> Tensor:
-        """Return the log-density of the mixture at each point, from its weighted components."""
+    def combine(self, z: Tensor, own: Tensor, pairs: Tensor, dataset_size: int) -> Tensor:
+        """Return the terms, shape (3,), given log-densities.
+
+        ``z`` and ``own``, log q(z_j|n), have shape (sign, M, D). ``pairs`` is (sign, M, M, D): at
+        each point, that of each component.
+        """
+        density, (_, size, dim) = DENSITIES[self.densities], z.shape
+        joint_count, marginal_count = COUNTED[self.counted](dim)
+        log_weights = self.matrix(size, dataset_size).log()
+        log_qz = self._mixed(density.joint(pairs, -1) + joint_count * log_weights, dataset_size)
+        log_qz_j = self._mixed(pairs + marginal_count * log_weights[:, :, None], dataset_size)
+        log_qz_n, log_product = density.joint(own, -1), density.marginals(log_qz_j, -1)
+        prior = log_normal(z, 0.0, torch.ones(()), density.p_constant)
+        log_pz = density.prior * density.priors(prior, -1)
+        mi, tc, dimension_wise_kl = log_qz_n - log_qz, log_qz - log_product, log_product - log_pz
+        return torch.stack([mi.mean(), tc.mean(), dimension_wise_kl.mean()])
+
+    def _mixed(self, weighted: Tensor, dataset_size: int) -> Tensor:
+        """Return the log-density of the mixture, given that of its weighted components."""
         if self.estimator == JACKKNIFE:
-            return _jackknife(weighted, probe.dataset_size)
+            return _jackknife(weighted, dataset_size)
         return torch.logsumexp(weighted, DENSITIES[self.densities].summed_over)
 
 
-def _log_normal(z: Tensor, mu: Tensor | float, variance: Tensor, constant: int) -> Tensor:
+def log_normal(z: Tensor, mu: Tensor | float, variance: Tensor, constant: int = 1) -> Tensor:
+    """Return the log-density of a Gaussian, element by element."""
     return -0.5 * ((z - mu).square() / variance + variance.log() + constant * LOG_2PI)
 
 

@@ -1,4 +1,4 @@
-"""The auditor's report, and the verdicts in it."""
+"""Verdicts, and the report."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from tcdecomp.auditor.measured import Weights
-from tcdecomp.auditor.study import BATCH_SIZE, DATASET_SIZE, DIM, Study
+from tcdecomp.auditor.subject import BATCH_SIZE, DATASET_SIZE, DIM, Study, Weights
 from tcdecomp.terms import Terms
 
-__all__ = ["Audit", "Verdict", "mean"]
+__all__ = ["Audit", "Verdict", "fault", "remark"]
 
+TERMS = Terms._fields[:3]
 WIDTH = 88
 
 
@@ -25,15 +25,15 @@ class Verdict:
     Attributes
     ----------
     name : str
-        What it is called.
+        Its name.
     kind : {"fine", "remark", "fault"}
         Only a fault makes ``Audit.ok`` false.
     sentence : str
         What the code does.
     remedy : str
-        What to do about it; empty where nothing needs to be done.
+        What to do about it; empty if nothing needs to be done.
     evidence : dict of str to float
-        The figures behind it.
+        The numbers that show it.
     """
 
     name: str
@@ -42,22 +42,52 @@ class Verdict:
     remedy: str = ""
     evidence: dict[str, float] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """Return the verdict as a paragraph."""
+        lines = [f"{self.kind}: {self.name}", *_wrapped(self.sentence)]
+        lines += [f"  {name}: {value:.4g}" for name, value in self.evidence.items()]
+        return "\n".join([*lines, *_wrapped(f"Remedy: {self.remedy}")] if self.remedy else lines)
+
+
+def fault(
+    name: str, sentence: str, remedy: str, evidence: dict[str, float] | None = None
+) -> Verdict:
+    """Return the verdict on a fault."""
+    return Verdict(name, "fault", sentence, remedy, evidence or {})
+
+
+def remark(
+    name: str, sentence: str, remedy: str = "", evidence: dict[str, float] | None = None
+) -> Verdict:
+    """Return the verdict on something that is no fault."""
+    return Verdict(name, "remark", sentence, remedy, evidence or {})
+
+
+def names_of(which: Tensor) -> str:
+    """Return the names of these answers."""
+    places = ("first answer", "second answer", "third answer")
+    return ", ".join(place for place, yes in zip(places, which.tolist(), strict=True) if yes)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """What :func:`tcdecomp.audit` found; prints as a report.
+    """What :func:`tcdecomp.audit` found. It prints as a report.
 
     Attributes
     ----------
     estimator : str
-        Name of the estimator, by its weights: "symmetric MSS", "MSS of the paper", "MWS",
+        Name of the estimator by its weights: "symmetric MSS", "MSS of the paper", "MWS",
         "inclusive", "leave-one-out", ..., or "unknown".
     verdicts : tuple of Verdict
-        Faults first, then remarks; or that q(z) is unbiased.
+        Faults first, then remarks. Without a fault, the first verdict says that q(z) is unbiased.
     weights : tuple of Weights
-        Own weight and row sum at several M and N: geometric means over the rows.
+        Own weight and row sum for several M and N.
     study : Study or None
-        The Gaussian study; None where the code raised.
+        The Gaussian study; None if the code raised an exception, or takes no negative logvar.
     """
 
     estimator: str
@@ -67,48 +97,34 @@ class Audit:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no fault among the verdicts."""
+        """Whether no verdict is a fault."""
         return all(verdict.kind != "fault" for verdict in self.verdicts)
 
     def __str__(self) -> str:
         """Return the report, in words and tables."""
-        parts = [self._heading(), *map(_paragraph, self.verdicts)]
+        faults = sum(verdict.kind == "fault" for verdict in self.verdicts)
+        parts = [f"estimator: {self.estimator}\nfaults: {faults or 'none'}"]
+        parts += map(str, self.verdicts)
         if self.weights:
-            parts.append("\n".join(_weights(self.weights)))
+            parts.append("\n".join(_weights_table(self.weights)))
         if self.study:
-            parts.append("\n".join(_study(self.study)))
+            parts.append("\n".join(_study_table(self.study)))
         return "\n\n".join(parts)
 
-    def _heading(self) -> str:
-        faults = sum(verdict.kind == "fault" for verdict in self.verdicts)
-        return f"estimator: {self.estimator}\nfaults: {faults or 'none'}"
 
-
-def _paragraph(verdict: Verdict) -> str:
-    lines = [f"{verdict.kind}: {verdict.name}", *_wrapped(verdict.sentence)]
-    lines += [f"  {name}: {value:.4g}" for name, value in verdict.evidence.items()]
-    if verdict.remedy:
-        lines += _wrapped(f"Remedy: {verdict.remedy}")
-    return "\n".join(lines)
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
-
-
-def _weights(weights: tuple[Weights, ...]) -> Iterator[str]:
+def _weights_table(weights: tuple[Weights, ...]) -> Iterator[str]:
     yield f"weights of a row{'M':>8}{'N':>10}{'own * N':>14}{'sum':>12}"
     for w in weights:
         own = w.own * w.dataset_size
         yield f"{'':16}{w.batch_size:8}{w.dataset_size:10}{own:14.4g}{w.row_sum:12.4g}"
 
 
-def _study(study: Study) -> Iterator[str]:
+def _study_table(study: Study) -> Iterator[str]:
     sizes = f"M = {BATCH_SIZE}, N = {DATASET_SIZE}, D = {DIM}"
     yield f"Gaussian study: {len(study.answers)} batches, {sizes}; nats and standard errors"
     yield f"{'':18}{'truth':>18}{'this code':>20}{'tcdecomp, mss':>20}"
     columns = [(study.truth, study.truth_error), mean(study.answers), mean(study.reference)]
-    for i, name in enumerate(Terms._fields[:3]):
+    for i, name in enumerate(TERMS):
         cells = [f"{value[i]:.3f} +- {error[i]:.3f}" for value, error in columns]
         yield f"{name:18}{cells[0]:>18}{cells[1]:>20}{cells[2]:>20}"
 

@@ -1,109 +1,97 @@
-"""Somebody else's code: how it is called, and what its answers must be."""
+"""Somebody's code: how it is called, what it answers, and what is measured of it."""
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from tcdecomp.auditor.probes import Probe
+from tcdecomp.auditor.forms import Form, constant
+from tcdecomp.auditor.probes import SHARPEST, Probe, apart, between, normal, together
+from tcdecomp.dataset.decomposition import decompose_dataset
+from tcdecomp.decomposition import decompose
 from tcdecomp.terms import Terms
 
-__all__ = [
-    "Answer",
-    "RaisedError",
-    "Subject",
-    "TermsFunction",
-    "largest_change",
-    "relative_error",
-    "relative_errors",
-]
+__all__ = ["Answer", "RaisedError", "Study", "Subject", "Weights", "relative_errors"]
+
+DATASET_SIZE, BATCH_SIZE, DIM, BATCHES, SAMPLES = 512, 61, 4, 40, 4096
+CORRELATION, WIDEST = 0.75, -1.7  # WIDEST is the largest log-variance
 
 TermsFunction = Callable[[Tensor, Tensor, Tensor, int], Any]
 
 
 class RaisedError(Exception):
-    """The code under audit raised an exception; the message says which, and at what input."""
+    """The code raised an exception. The message says which one, and for what input."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the code answers to a probe.
+    """The three answers to one probe; float64, on the CPU."""
 
-    Attributes
-    ----------
-    terms : Tensor, shape (3,)
-        Means over both signs of the noise; float64, on the CPU.
-    at_zero : Tensor of bool, shape (3,)
-        Whether a term is exactly 0, for either sign or for any row: it may be clamped there.
-    """
+    by_sign: Tensor  # (2, 3): for each sign of the noise
+    at_zero: Tensor  # (3,): whether one is exactly 0, for a sign or a row, and perhaps clamped
 
-    terms: Tensor
-    at_zero: Tensor
+    @property
+    def terms(self) -> Tensor:
+        """Return the means over both signs, shape (3,)."""
+        return self.by_sign.mean(0)
 
     def errors(self, predicted: Tensor) -> Tensor:
-        """Return the relative errors, shape (..., 3); what a clamp at 0 may have raised is right.
-
-        Parameters
-        ----------
-        predicted : Tensor, shape (..., 3)
-            What the terms should be.
-        """
+        """Return the relative errors; an answer that a clamp at 0 may have raised is right."""
         raised = self.at_zero & (self.terms > predicted)
         return relative_errors(torch.where(raised, predicted, self.terms), predicted)
 
 
+def relative_errors(got: Tensor, expected: Tensor) -> Tensor:
+    """Return the relative errors; infinite where one is not finite."""
+    error = (got - expected).abs() / (1 + expected.abs())
+    return error.nan_to_num(torch.inf, posinf=torch.inf)
+
+
 @dataclass(frozen=True)
 class Subject:
-    """The code under audit.
-
-    Parameters
-    ----------
-    function : callable
-        ``(z, mu, logvar, N) -> (MI, TC, DWKL)``.
-    device, dtype : torch.device, torch.dtype
-        Of the tensors that it is given.
-    """
+    """The code, with the device and the dtype of the tensors that it gets."""
 
     function: TermsFunction
     device: torch.device
     dtype: torch.dtype
 
+    def rounded(self, probe: Probe) -> Probe:
+        """Return the probe in the dtype in which the code gets it."""
+        return probe.map(lambda tensor: tensor.to(self.dtype))
+
     def read(self, probe: Probe) -> Answer:
-        """Return the answer to both signs of a probe's noise."""
-        cast = probe.to(self.device, self.dtype)
+        """Return the answer to a probe."""
+        cast = probe.map(lambda tensor: tensor.to(self.device, self.dtype))
         answers = [
             self._call(z, cast.mu.clone(), cast.logvar.clone(), cast.dataset_size)
             for z in cast.samples()
         ]
-        terms = torch.stack([_means(terms) for terms in answers]).mean(0).detach()
         at_zero = torch.tensor([[bool((term == 0).any()) for term in terms] for terms in answers])
-        return Answer(terms, at_zero.any(0))
+        return Answer(torch.stack([_means(terms) for terms in answers]).detach(), at_zero.any(0))
+
+    def changes(
+        self, pairs: list[tuple[Probe, Answer]], change: Callable[[Probe], Probe]
+    ) -> Tensor:
+        """Return how the answers change when the probes do: relative, shape (probes, 3)."""
+        again = torch.stack([self.read(change(probe)).terms for probe, _ in pairs])
+        return relative_errors(again, torch.stack([answer.terms for _, answer in pairs]))
 
     def terms(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int) -> Tensor:
-        """Return the three terms, shape (3,), in the graph if the code leaves one.
-
-        Raises
-        ------
-        RaisedError
-            If the code raises.
-        TypeError
-            If it returns something else than three real numbers, or three vectors of shape (M,),
-            whose means are taken.
-        """
+        """Return the three answers, shape (3,), with their graph if the code leaves one."""
         return _means(self._call(z, mu, logvar, dataset_size))
 
     def _call(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int) -> list[Tensor]:
-        """Return what the code returns, checked: float64, on the CPU."""
         try:
             with warnings.catch_warnings():
-                # Some probes are no samples, on purpose, and code may be this library's.
+                # Some probes are no samples of the posterior, and the code may be this library's.
                 warnings.filterwarnings("ignore", "z does not look|mu and logvar have")
                 result = self.function(z, mu, logvar, dataset_size)
         except Exception as error:
@@ -114,26 +102,18 @@ class Subject:
         return [_checked(term, len(z)) for term in _three(result)]
 
 
-def largest_change(subject: Subject, probes: Iterable[Probe], answers: list[Answer]) -> float:
-    """Return the largest relative change of the answers, given changed probes."""
-    return max(
-        relative_error(subject.read(probe).terms, answer.terms)
-        for probe, answer in zip(probes, answers, strict=True)
-    )
+def _means(terms: list[Tensor]) -> Tensor:
+    return torch.stack([term.mean() for term in terms])
 
 
 def _three(result: object) -> tuple[object, ...]:
     if isinstance(result, Terms):
         return result[:3]
-    if isinstance(result, (tuple, list)) and len(result) == 3:
-        return tuple(result)
-    if isinstance(result, (tuple, list)):
+    if not isinstance(result, (tuple, list)):
+        raise _refusal(type(result).__name__)
+    if len(result) != 3:
         raise _refusal(f"{type(result).__name__} of length {len(result)}")
-    raise _refusal(type(result).__name__)
-
-
-def _means(terms: list[Tensor]) -> Tensor:
-    return torch.stack([term.mean() for term in terms])
+    return tuple(result)
 
 
 def _checked(term: object, size: int) -> Tensor:
@@ -154,12 +134,93 @@ def _refusal(got: str) -> TypeError:
     )
 
 
-def relative_error(got: Tensor, expected: Tensor) -> float:
-    """Return the largest relative error; infinite where one is not finite."""
-    return relative_errors(got, expected).max().item()
+@dataclass(frozen=True)
+class Weights:
+    """The measured weights of a row: geometric means over the rows.
+
+    Attributes
+    ----------
+    batch_size, dataset_size : int
+        M and N.
+    own, row_sum : float
+        Weight of the own component, and the sum of the weights of all components.
+    """
+
+    batch_size: int
+    dataset_size: int
+    own: float
+    row_sum: float
 
 
-def relative_errors(got: Tensor, expected: Tensor) -> Tensor:
-    """Return the relative errors; infinite where one is not finite."""
-    error = (got - expected).abs() / (1 + expected.abs())
-    return error.nan_to_num(torch.inf, posinf=torch.inf)
+def weigh(subject: Subject, form: Form, size: int, dataset_size: int) -> Weights:
+    """Measure the weights, for code whose scale, order and signs are those of the form."""
+    own = _weight(subject, form, apart(size, dataset_size), 1.0)
+    row_sum = _weight(subject, form, together(size, dataset_size), 1 / size)
+    return Weights(size, dataset_size, own, row_sum)
+
+
+def _weight(subject: Subject, form: Form, probe: Probe, unit: float) -> float:
+    """Return the weight of every component, in units, with which the form gives the answers.
+
+    On these probes the answers are linear in its logarithm.
+    """
+
+    def at(weight: float) -> Tensor:
+        alike = replace(form, estimator="", matrix=lambda size, _: constant(size, weight))
+        return alike.predict(probe)
+
+    at_one, slopes = at(unit), at(unit * math.e) - at(unit)
+    index = int(slopes.abs().argmax())
+    answer = subject.read(probe).terms[index]
+    return ((answer - at_one[index]) / slopes[index]).exp().item()
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A Gaussian study: answers to batches of a data set whose terms are known.
+
+    Attributes
+    ----------
+    truth, truth_error : Tensor, shape (3,)
+        The terms of the whole data set, and their standard errors.
+    answers, reference : Tensor, shape (batches, 3)
+        The answers of the code, and of :func:`tcdecomp.decompose`, to the same batches.
+    """
+
+    truth: Tensor
+    truth_error: Tensor
+    answers: Tensor
+    reference: Tensor
+
+
+def study(subject: Subject, generator: Generator) -> Study:
+    """Put batches of a data set to the code."""
+    mu, logvar = data_set(generator)
+    exact = decompose_dataset(mu, logvar, num_samples=SAMPLES, generator=generator)
+    batches = [subject.rounded(_batch(mu, logvar, generator)) for _ in range(BATCHES)]
+    reference = Subject(decompose, torch.device("cpu"), torch.float64)
+    return Study(
+        torch.stack(exact.terms[:3]),
+        torch.stack(exact.standard_error[:3]),
+        *(torch.stack([code.read(b).terms for b in batches]) for code in (subject, reference)),
+    )
+
+
+def _batch(mu: Tensor, logvar: Tensor, generator: Generator) -> Probe:
+    rows = torch.randperm(DATASET_SIZE, generator=generator)[:BATCH_SIZE]
+    return Probe(mu[rows], logvar[rows], normal(BATCH_SIZE, DIM, generator), DATASET_SIZE)
+
+
+def data_set(generator: Generator) -> tuple[Tensor, Tensor]:
+    """Return mu and logvar, shape (N, D), of items that differ in both.
+
+    The means of an item are drawn with the variance that its posterior leaves. So q(z) is Gaussian
+    with correlated pairs of dimensions. Each has mean 0 and variance 1, like the prior.
+    """
+    logvar = between(SHARPEST, WIDEST, (DATASET_SIZE, DIM), generator)
+    left, left_of_second = (1 - logvar.exp()).chunk(2, dim=1)
+    first, second = normal(DATASET_SIZE, DIM, generator).chunk(2, dim=1)
+    slope = CORRELATION / left
+    first = left.sqrt() * first
+    second = slope * first + (left_of_second - slope * CORRELATION).sqrt() * second
+    return torch.cat([first, second], 1), logvar

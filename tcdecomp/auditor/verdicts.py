@@ -1,54 +1,41 @@
-"""What the findings mean."""
+"""Checks of the answers to ordinary batches and in the study."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from tcdecomp.auditor import symptoms
-from tcdecomp.auditor.explanation import PRECISE, departures
-from tcdecomp.auditor.findings import Findings
-from tcdecomp.auditor.forms import Form
-from tcdecomp.auditor.report import Verdict, mean
-from tcdecomp.auditor.study import Study
+from tcdecomp.auditor.forms import PAPER, Form
+from tcdecomp.auditor.probes import SPACING, apart, narrow_one
+from tcdecomp.auditor.report import TERMS, Verdict, fault, mean, names_of, remark
+from tcdecomp.auditor.search import PRECISE, Findings
+from tcdecomp.auditor.subject import RaisedError, Study, Weights, relative_errors
 from tcdecomp.auditor.words import DEPARTURES
-from tcdecomp.terms import Terms
 
-__all__ = ["verdicts"]
+__all__ = ["axes", "clamped", "departed", "order", "precision", "studied", "unbiased", "unknown"]
 
-TERMS = Terms._fields[:3]
-ERRORS = 4  # standard errors that a mean may be off
-OFFSET = 0.02  # nats that it may be off besides
+ERRORS = 4  # standard errors by which a mean may be off
+OFFSET = 0.02  # nats by which it may be off besides
 WEIGHT = 0.01  # relative error of the own weight
-BURIED = 0.01  # relative error of the MI where posteriors are apart
-READING = 10  # how much farther off than a sum the density of one component may be
+BURIED = 0.01  # relative error of the MI in many dimensions
+READING = 10  # how much larger the error of one component's density may be than that of a sum
 
 
-def verdicts(findings: Findings) -> list[Verdict]:
-    """Return what the findings mean: faults first, then remarks, or that all is well."""
-    found = [verdict for rule in _RULES for verdict in rule(findings)]
-    faults = [verdict for verdict in found if verdict.kind == "fault"]
-    remarks = [verdict for verdict in found if verdict.kind == "remark"]
-    if faults or not findings.explanation:
-        return faults + remarks
-    return [_unbiased(findings), *remarks]
-
-
-def _unbiased(findings: Findings) -> Verdict:
+def unbiased(weights: Weights) -> Verdict:
+    """Return the verdict on a form without a fault."""
     return Verdict(
         "unbiased",
         "fine",
         "q(z) is estimated without bias: the own component has the weight 1/N, and every row sums "
-        "to 1. What bias the terms have is that of the logarithm, and falls with M.",
-        evidence=_measured(findings),
+        "to 1. The terms have only the bias of the logarithm, which falls with M.",
+        evidence=_measured(weights),
     )
 
 
-def _measured(findings: Findings) -> dict[str, float]:
-    weights = findings.weights[-1]
+def _measured(weights: Weights) -> dict[str, float]:
     return {
         "M": weights.batch_size,
         "N": weights.dataset_size,
@@ -57,108 +44,146 @@ def _measured(findings: Findings) -> dict[str, float]:
     }
 
 
-def _departed(findings: Findings) -> Iterator[Verdict]:
-    """One fault for each thing in which the form departs from the right one."""
-    if not findings.explanation:
-        return
-    form = findings.explanation.form
-    for name in departures(form):
-        key = (name, getattr(form, name))
-        title, sentence, remedy = DEPARTURES.get(key) or DEPARTURES[(name,)]
-        sentence = sentence.format(
-            order=", ".join(TERMS[i] for i in form.order),
-            negated=", ".join(t for t, s in zip(TERMS, form.signs, strict=True) if s < 0),
-        )
-        evidence = _measured(findings) if name == "estimator" else _effect(findings, form, name)
-        yield Verdict(title, "fault", sentence, remedy, evidence)
+def departed(findings: Findings, weights: Weights) -> Iterator[Verdict]:
+    """Yield a fault for each departure of the form from the right one."""
+    form = findings.form
+    negated = [TERMS[i] for i, sign in zip(form.order, form.signs, strict=True) if sign < 0]
+    lists = {"order": [TERMS[i] for i in form.order], "signs": negated}
+    for name in form.departures:
+        value = getattr(form, name)
+        title, sentence, remedy = DEPARTURES.get((name, value)) or DEPARTURES[(name,)]
+        sentence = sentence.format(value=", ".join(lists[name]) if name in lists else value)
+        evidence = _measured(weights) if name == "estimator" else _effect(findings, name)
+        yield fault(title, sentence, remedy, evidence)
 
 
-def _effect(findings: Findings, form: Form, name: str) -> dict[str, float]:
-    """Return the term that the departure changes most on one batch, with it and without it."""
-    probe, answers = findings.example
-    without = replace(form, **{name: getattr(Form(), name)}).predict(probe)
-    index = int((answers - without).abs().argmax())
+def _effect(findings: Findings, name: str) -> dict[str, float]:
+    """Return the answer that the departure changes most on one batch, with it and without it."""
+    probe, answer = findings.pairs[0]
+    without = replace(findings.form, **{name: getattr(Form(), name)}).predict(probe)
+    index = int((answer.terms - without).abs().argmax())
     place = ("first", "second", "third")[index]
-    return {f"{place} answer": answers[index].item(), "without it": without[index].item()}
+    return {f"{place} answer": answer.terms[index].item(), "without it": without[index].item()}
 
 
-def _unexplained(findings: Findings) -> Iterator[Verdict]:
-    if findings.explanation or findings.in_one_dimension:
+def axes(findings: Findings) -> Iterator[Verdict]:
+    """Check whether rows and columns are mixed up."""
+    if findings.axes:
+        yield fault(
+            "axes mixed up",
+            f"With D = 1 the answers are those of {findings.axes.form.estimator}. With larger D "
+            "they are wrong: rows and columns of z, mu or logvar are mixed up.",
+            "Look for a view or reshape that should be a transpose or unsqueeze.",
+        )
+
+
+def unknown(
+    findings: Findings, weights: tuple[Weights, ...], study: Study | None
+) -> Iterator[Verdict]:
+    """Judge code whose form is unknown by what holds for every right form."""
+    if findings.known or findings.axes:
         return
     if not findings.finite:
-        yield Verdict(
+        yield fault(
             "not finite",
-            "fault",
             "Answers to ordinary batches are NaN or infinite.",
             "Look for the logarithm of 0 or of a negative number, and for half precision.",
         )
         return
-    if findings.unrepeated > PRECISE:
-        yield Verdict(
+    if not findings.repeatable:
+        yield remark(
             "answers at random",
-            "remark",
-            "The same batch has another answer each time: the code draws numbers of its own.",
+            "The same batch gives another answer each time: the code draws random numbers.",
             "Make the randomness an argument, and audit the code with it fixed.",
-            {"largest relative change": findings.unrepeated},
+            {"largest relative change": findings.change},
         )
     if findings.always_zero.any():
         return  # which has a verdict of its own
-    wrong = list(_wrong(findings))
-    sound = not wrong
-    yield Verdict(
+    wrong = " ".join(_wrong(findings, weights, study))
+    yield (fault if wrong else remark)(
         "unknown form",
-        "remark" if sound else "fault",
-        "No form that the auditor knows gives these answers. "
-        + (
-            "But its weights are right, and in the study it is as near the truth as tcdecomp."
-            if sound
-            else " ".join(wrong)
-        ),
-        "" if sound else "Compare the weights and the study below with what they should be.",
+        "The auditor knows no form with these answers. "
+        + (wrong or "But the weights and the means in the study are right."),
+        "Compare the weights and the study below with what they should be." if wrong else "",
     )
 
 
-def _wrong(findings: Findings) -> Iterator[str]:
-    """Yield what no right form has, whatever its weights."""
-    if findings.unrepeated <= PRECISE and findings.unsummed > findings.accepted:
-        yield "Their sum is not the KL."
-    if findings.unrepeated <= PRECISE and findings.misread > READING * findings.accepted:
-        yield (
-            "A narrow posterior among wide ones has other terms, whatever the weights: see that "
-            "every component has its own mu and logvar."
-        )
-    if findings.unrepeated <= PRECISE and findings.buried > BURIED:
-        yield (
-            "In 100 dimensions small densities are lost: see that nothing is added inside a "
-            "logarithm."
-        )
-    if not _weighs_right(findings):
+def _wrong(findings: Findings, weights: tuple[Weights, ...], study: Study | None) -> Iterator[str]:
+    """Yield what no right form does."""
+    if findings.repeatable:  # else single answers are noisy
+        if _sum_error(findings) > findings.rounding:
+            yield "The sum of the answers is not the KL."
+        if _reading_error(findings) > READING * findings.rounding:
+            yield (
+                "A narrow posterior among wide ones has wrong terms, whatever the weights: see "
+                "that every component has its own mu and logvar."
+            )
+        if _buried_error(findings) > BURIED:
+            yield (
+                "In 100 dimensions small densities are lost: see that nothing is added inside a "
+                "logarithm."
+            )
+    if not all(_weighs_right(w) for w in weights):
         yield "The weights are wrong."
-    if findings.study is None or not _near(findings, findings.study):
-        yield "In the study they are farther from the truth than tcdecomp's."
+    if study is None or not _near(findings, study):
+        yield "In the study the answers are farther from the truth than those of tcdecomp."
 
 
-def _weighs_right(findings: Findings) -> bool:
-    """Tell whether the own weight is 1/N, and the sum 1, at all sizes."""
-    return all(
-        abs(w.own * w.dataset_size - 1) < WEIGHT and abs(w.row_sum - 1) < PRECISE
-        for w in findings.weights
+def _sum_error(findings: Findings) -> float:
+    return max(
+        relative_errors(answer.terms.sum(), Form().terms(probe).sum()).item()
+        for probe, answer in findings.pairs
+    )
+
+
+def _reading_error(findings: Findings) -> float:
+    """Return the error of the change in the answers when a narrow posterior meets wide ones."""
+    near, far = (findings.subject.rounded(narrow_one(at)) for at in (0.0, -8 * SPACING))
+    size, _ = near.shape
+    got = findings.subject.read(near).terms - findings.subject.read(far).terms
+    return relative_errors(size * got, size * (Form().terms(near) - Form().terms(far))).max().item()
+
+
+def _buried_error(findings: Findings) -> float:
+    probe = apart(4, 1000, dim=100)
+    try:
+        information = findings.subject.read(probe).terms[0]
+    except RaisedError:
+        return 0.0  # the check of the extremes tells
+    return relative_errors(information, torch.tensor(probe.dataset_size).log()).item()
+
+
+def _weighs_right(weights: Weights) -> bool:
+    own = weights.own * weights.dataset_size
+    return abs(own - 1) < WEIGHT and abs(weights.row_sum - 1) < PRECISE
+
+
+def studied(findings: Findings, study: Study | None) -> Iterator[Verdict]:
+    """Check whether the study confirms a form without a fault."""
+    if study is None or not findings.known or findings.form.departures or _near(findings, study):
+        return
+    off = study.answers.mean(0) - study.truth
+    index = int(off.abs().argmax())
+    yield fault(
+        "off in the study",
+        "On small batches the answers are right. But in the study their mean is farther from the "
+        f"truth than that of tcdecomp, in {TERMS[index]}.",
+        "Compare the code with tcdecomp.decompose on a batch of the study's size.",
+        {"mean error, nats": off[index].item()},
     )
 
 
 def _near(findings: Findings, study: Study) -> bool:
-    """Tell whether the means are MSS's on the same batches, or nearer the truth.
+    """Tell whether the means are those of MSS on the same batches, or nearer the truth.
 
-    TC, in which the errors of two logarithms may cancel, need not be where MI, DWKL and KL are.
+    If MI, DWKL and KL are, TC need not be: the errors of two logarithms may cancel in it.
     """
     answers, reference = _with_kl(study.answers), _with_kl(study.reference)
     change, change_error = mean(answers - reference)
     middle, middle_error = mean((study.answers + study.reference) / 2)
-    known = findings.explanation
-    rounding = max(findings.accepted, known.error if known else 0.0)
-    margin = OFFSET + rounding * (1 + reference.mean(0).abs())
+    margin = OFFSET + findings.rounding * (1 + reference.mean(0).abs())
     alike = change.abs() <= ERRORS * change_error + margin
-    # Of two means, that on the truth's side of their middle is the nearer one.
+    # Of two means, the one on the truth's side of their middle is nearer.
     error = (middle_error.square() + study.truth_error.square()).sqrt()
     nearer = change[:3].sign() * (middle - study.truth) <= ERRORS * error
     mi, tc, dimension_wise_kl = alike[:3] | nearer
@@ -170,45 +195,47 @@ def _with_kl(terms: Tensor) -> Tensor:
     return torch.cat([terms, terms.sum(1, keepdim=True)], 1)
 
 
-def _axes(findings: Findings) -> Iterator[Verdict]:
-    if findings.in_one_dimension:
-        yield Verdict(
-            "axes mixed up",
-            "fault",
-            "With one latent dimension the answers are right for their weights, "
-            f"{findings.in_one_dimension.form.estimator}; with several they are not: rows and "
-            "columns of z, mu or logvar are mixed up.",
-            "Look for a view or reshape where a transpose or unsqueeze is meant.",
+def clamped(findings: Findings) -> Iterator[Verdict]:
+    """Check whether answers are clamped at 0."""
+    if findings.always_zero.any():
+        yield fault(
+            "always 0",
+            f"Exactly 0 for every batch: {names_of(findings.always_zero)}.",
+            "Return all three terms. Do not clamp them from above.",
+        )
+    elif findings.clamped.any():
+        yield remark(
+            "perhaps clamped at 0",
+            f"Exactly 0 on some batches: {names_of(findings.clamped)}. The value below 0 that the "
+            "code computes there is unknown.",
+            "Do not clamp an estimate. Noise and bias may make it negative. A clamp changes its "
+            "mean, and sets its gradient to 0.",
         )
 
 
-def _studied(findings: Findings) -> Iterator[Verdict]:
-    """Whether a form without a fault bears out in the study."""
-    study, known = findings.study, findings.explanation
-    if study is None or known is None or departures(known.form) or _near(findings, study):
-        return
-    off = study.answers.mean(0) - study.truth
-    index = int(off.abs().argmax())
-    yield Verdict(
-        "off in the study",
-        "fault",
-        "On small batches the answers are right, but their mean over the batches of the study is "
-        f"farther from the truth than that of tcdecomp, in {TERMS[index]}.",
-        "Compare the code with tcdecomp.decompose on a batch of the study's size.",
-        {"mean error, nats": off[index].item()},
-    )
+def precision(findings: Findings) -> Iterator[Verdict]:
+    """Check whether the answers are rounded more than in single precision."""
+    if findings.known and findings.known.error > PRECISE:
+        yield remark(
+            "low precision",
+            "The answers are right up to the rounding of a half-precision dtype.",
+            "Convert z, mu and logvar to float32, and switch autocast off.",
+            {"largest relative error": findings.known.error},
+        )
 
 
-_RULES: tuple[Callable[[Findings], Iterator[Verdict]], ...] = (
-    symptoms.raised,
-    _departed,
-    _axes,
-    _unexplained,
-    symptoms.extremes,
-    symptoms.floored,
-    symptoms.clamped,
-    _studied,
-    symptoms.gradients,
-    symptoms.order,
-    symptoms.precision,
-)
+def order(findings: Findings) -> Iterator[Verdict]:
+    """Check whether the answers depend on the order of the rows."""
+    if findings.axes or not findings.repeatable:
+        return  # another verdict explains the change
+    probe, answer = findings.pairs[2]
+    got = findings.subject.read(probe.shuffled()).terms
+    change = relative_errors(got, answer.terms).max().item()
+    if change > findings.tolerance(PRECISE):
+        yield remark(
+            "depends on the order of the batch",
+            "The same batch with its rows in another order gives another answer."
+            + (" The paper's own form does, without bias." * (findings.estimator == PAPER)),
+            "Give all other components the same weight, (N-1)/(N(M-1)).",
+            {"largest relative change": change},
+        )
