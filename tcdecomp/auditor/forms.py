@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -87,7 +88,7 @@ WITHOUT = (
     lambda size: _first(size).T.flip(0, 1),
 )
 
-MATRICES: tuple[tuple[str, Matrix], ...] = (
+_MATRICES: tuple[tuple[str, Matrix], ...] = (
     (SYMMETRIC, symmetric(mss)),
     (JACKKNIFE, symmetric(mss)),
     *((PAPER, paper(choice)) for choice in CHOICES),
@@ -101,6 +102,7 @@ MATRICES: tuple[tuple[str, Matrix], ...] = (
     ("N/M for all", lambda size, total: constant(size, total / size)),
     ("1/(M-1) for all", lambda size, total: constant(size, 1 / (size - 1))),
 )
+MATRICES: tuple[tuple[str, Matrix], ...] = tuple((name, cache(make)) for name, make in _MATRICES)
 
 # How often the log-weight is in log q(z), and in each log q(z_j), given D.
 COUNTED: dict[str, Callable[[int], tuple[int, int]]] = {

@@ -37,10 +37,11 @@ class Extreme:
     wrong: Words
     alike: float = LOWEST  # for this log-variance and LOWEST, only a floor makes answers alike
     centre: float = 0.0
+    spread: float = 1.0
 
     def probe(self, generator: Generator) -> Probe:
         """Draw such a batch."""
-        return batch(*self.sizes, generator, self.logvar, centre=self.centre)
+        return batch(*self.sizes, generator, self.logvar, self.centre, self.spread)
 
 
 COMMON = "M = 33, N = 10000, D = 10"
@@ -48,7 +49,7 @@ EXTREMES = (
     Extreme(COMMON, (33, 10_000, 10), (SHARPEST, 0.0), UNDERFLOW, LARGER, SHARPEST),
     Extreme("100 dimensions", (8, 1000, 100), (0.0, 0.0), UNDERFLOW, DIGITS),
     Extreme("log-variances of -12", (8, 1000, 3), (-12.0, -12.0), OVERFLOW, DIGITS, -25.0),
-    Extreme("means near 128", (8, 1000, 3), (EXACT, EXACT), OVERFLOW, DIGITS, -5.5, 128.0),
+    Extreme("means near 128", (8, 1000, 3), (EXACT, EXACT), OVERFLOW, DIGITS, -5.5, 128.0, 1 / 8),
 )
 
 

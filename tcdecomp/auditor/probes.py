@@ -76,14 +76,14 @@ def batch(
     dim: int,
     generator: Generator,
     logvar: tuple[float, float],
-    *,
-    spread: float = 1.0,
     centre: float = 0.0,
+    spread: float = 1.0,
 ) -> Probe:
     """Return a batch with log-variances from this range. Its means are multiples of 1/64."""
     mu = centre + (64 * spread * normal(size, dim, generator)).round() / 64
+    logvars = between(*logvar, (size, dim), generator)
     noise = 2 * torch.randint(2, (size, dim), generator=generator).to(mu) - 1
-    return Probe(mu, between(*logvar, (size, dim), generator), noise, dataset_size)
+    return Probe(mu, logvars, noise, dataset_size)
 
 
 def normal(size: int, dim: int, generator: Generator) -> Tensor:
@@ -98,7 +98,7 @@ def between(low: float, high: float, shape: tuple[int, int], generator: Generato
 
 def steep(generator: Generator) -> Probe:
     """Return a batch where no term is near 0 and the own component matters in part of the rows."""
-    mu = 3 * normal(13, 1, generator) + normal(13, 3, generator)
+    mu = 5 * normal(13, 1, generator) + normal(13, 3, generator) / 2
     return Probe(mu, between(0.25, 2.25, (13, 3), generator), normal(13, 3, generator), 100)
 
 

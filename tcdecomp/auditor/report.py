@@ -45,7 +45,10 @@ class Verdict:
     def __str__(self) -> str:
         """Return the verdict as a paragraph."""
         lines = [f"{self.kind}: {self.name}", *_wrapped(self.sentence)]
-        lines += [f"  {name}: {value:.4g}" for name, value in self.evidence.items()]
+        lines += [
+            f"  {name}: {value:,}" if isinstance(value, int) else f"  {name}: {value:.4g}"
+            for name, value in self.evidence.items()
+        ]
         return "\n".join([*lines, *_wrapped(f"Remedy: {self.remedy}")] if self.remedy else lines)
 
 
