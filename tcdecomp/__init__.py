@@ -11,7 +11,7 @@ from tcdecomp.loss import TCDecomposition
 from tcdecomp.metrics import mig_score, mutual_info_gap
 from tcdecomp.minibatch import Bracket, PosteriorBank, decompose_family, decompose_sites
 from tcdecomp.minibatch import estimators as estimators
-from tcdecomp.plugins import NoAdapterError, attach, encode, hookimpl
+from tcdecomp.plugins import NoAdapterError, Seam, attach, encode, find_seam, hookimpl
 from tcdecomp.posterior import Posterior
 from tcdecomp.scoring import score
 from tcdecomp.terms import Terms
@@ -23,6 +23,7 @@ __all__ = [
     "NoAdapterError",
     "Posterior",
     "PosteriorBank",
+    "Seam",
     "TCDecomposition",
     "Terms",
     "attach",
@@ -33,6 +34,7 @@ __all__ = [
     "decompose_groups",
     "decompose_sites",
     "encode",
+    "find_seam",
     "hookimpl",
     "mig_score",
     "mutual_info_gap",

@@ -5,10 +5,12 @@ from tcdecomp.plugins.attachment import Attachment, check_criterion, for_own_row
 from tcdecomp.plugins.hooks import hookimpl
 from tcdecomp.plugins.models import answer_of, as_posterior, attach, called_with, encode
 from tcdecomp.plugins.registry import NoAdapterError, Status, register, survey, unregister
+from tcdecomp.plugins.seam import Seam, find_seam
 
 __all__ = [
     "Attachment",
     "NoAdapterError",
+    "Seam",
     "Status",
     "answer_of",
     "as_posterior",
@@ -17,6 +19,7 @@ __all__ = [
     "check_criterion",
     "checked_int",
     "encode",
+    "find_seam",
     "for_own_rows",
     "hookimpl",
     "register",

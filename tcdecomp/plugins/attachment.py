@@ -38,8 +38,8 @@ class Attachment:
     ----------
     model : object
         Any object with a ``__dict__``.
-    method : str
-        Name of the method.
+    method : str or None
+        Name of the method. None replaces nothing: the loss is in the user's own loop.
     replacement : callable
         Called as ``replacement(attachment, *args, **kwargs)`` in place of the method: a function
         at a module's top level, which can be pickled, and which takes model and criterion from the
@@ -81,7 +81,7 @@ class Attachment:
     def __init__(
         self,
         model: Any,
-        method: str,
+        method: str | None,
         replacement: Callable[..., Any],
         criterion: TCDecomposition,
         dataset_size: int | None,
@@ -104,12 +104,12 @@ class Attachment:
         self.dataset_size = dataset_size
         self._last: tuple[Posterior, int] | None = None
         self._replacement = replacement
-        self._previous: Callable[..., Any] | None = vars(model).get(method)
+        self._previous: Callable[..., Any] | None = vars(model).get(method or "")
         if signature is not None:
             self.__signature__ = signature  # inspect looks here before it unwraps
         setattr(model, _CRITERION, criterion)
         # Past a module's own __setattr__, which refuses the name of one of its submodules.
-        vars(model).update({method: self, _RECORD: self})
+        vars(model).update({name: self for name in (method, _RECORD) if name is not None})
 
     @staticmethod
     def of(model: object) -> Attachment | None:
@@ -127,7 +127,7 @@ class Attachment:
         """The method that was replaced, bound to the model."""
         if self._previous is not None:
             return self._previous
-        original: Callable[..., Any] = attribute_of_class(self.model, self.method)
+        original: Callable[..., Any] = attribute_of_class(self.model, self.method or "")
         return original
 
     def loss(
@@ -206,15 +206,16 @@ class Attachment:
         attributes = vars(self.model)
         if attributes.get(_RECORD) is not self:
             raise ValueError(f"{self!r} must be attached to be detached; it was detached before")
-        if attributes.get(self.method) is not self:
+        if self.method is not None and attributes.get(self.method) is not self:
             found = getattr(self.model, self.method, None)
             name = getattr(found, "__qualname__", type(found).__qualname__)  # a repr may be long
             raise ValueError(
                 f"{self!r} must still stand in the method's place to be detached; got {name} "
                 "there: take that off first"
             )
-        del attributes[_RECORD], attributes[self.method]
-        if self._previous is not None:
+        for name in (self.method, _RECORD):
+            attributes.pop(name, None)
+        if self.method is not None and self._previous is not None:
             attributes[self.method] = self._previous
         delattr(self.model, _CRITERION)
 

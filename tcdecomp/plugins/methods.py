@@ -7,11 +7,13 @@ from typing import Any
 __all__ = ["attribute_of_class", "check_own"]
 
 
-def check_own(model: Any, method: str) -> None:
+def check_own(model: Any, method: str | None) -> None:
     """Raise a TypeError if the model has no such method of its own, to be replaced on itself."""
     name = type(model).__name__
     if not hasattr(model, "__dict__"):
         raise TypeError(f"model must have a __dict__ to carry an attachment; {name} has none")
+    if method is None:
+        return
     if method.startswith("__") and method.endswith("__"):
         raise TypeError(
             f"method must not be special, since Python looks up {method} on the class and not on "

@@ -15,12 +15,15 @@ from tcdecomp._checks import checked_size
 from tcdecomp.loss import TCDecomposition
 from tcdecomp.plugins.attachment import Attachment
 from tcdecomp.plugins.registry import ask
+from tcdecomp.plugins.seam import Seam
 from tcdecomp.posterior import Posterior
 
 __all__ = ["answer_of", "as_posterior", "attach", "called_with", "encode"]
 
 
-def encode(model: Any, batch: Any, *, generator: Generator | None = None) -> Posterior:
+def encode(
+    model: Any, batch: Any, *, seam: Seam | None = None, generator: Generator | None = None
+) -> Posterior:
     """Return the posteriors that ``model`` gives to the items of ``batch``.
 
     The model runs in the mode (train or eval) and the grad mode of the caller.
@@ -32,6 +35,9 @@ def encode(model: Any, batch: Any, *, generator: Generator | None = None) -> Pos
         ``torch.nn.Module`` with a method ``encode(batch)`` needs no adapter.
     batch : object
         What the model's own encoder takes.
+    seam : Seam, optional
+        The layers that hold the posterior: no adapter is needed then. By default that of the
+        model's attachment.
     generator : torch.Generator, optional
         Source of a new z, on the device of the model's means. By default z is the model's own
         sample, if it has drawn one, or comes from torch's global generator.
@@ -61,15 +67,26 @@ def encode(model: Any, batch: Any, *, generator: Generator | None = None) -> Pos
     torch.Size([8, 3])
     """
     name = type(_unwrapped(model)).__name__
-    return as_posterior(answer_of(model, batch), name, generator=generator)
+    return as_posterior(answer_of(model, batch, seam), name, generator=generator)
 
 
-def answer_of(model: Any, batch: Any) -> Any:
+def answer_of(model: Any, batch: Any, seam: Seam | None = None) -> Any:
     """Return what the model's adapter answers for a batch; :func:`as_posterior` reads it.
 
     Parameters and errors are those of :func:`encode`.
     """
-    return ask("tcdecomp_encode", _unwrapped(model), batch=batch)
+    model = _unwrapped(model)
+    if seam is None:
+        seam = getattr(Attachment.of(model), "seam", None)
+    if seam is None:
+        return ask("tcdecomp_encode", model, batch=batch)
+    return _checked_seam(seam).encode(model, batch)
+
+
+def _checked_seam(seam: object) -> Seam:
+    if not isinstance(seam, Seam):
+        raise TypeError(f"seam must be a Seam, as find_seam returns it; got {type(seam).__name__}")
+    return seam
 
 
 def called_with(function: Callable[..., Any], inputs: Any) -> Any:
@@ -97,7 +114,11 @@ def _takes_several(function: Callable[..., Any]) -> bool:
 
 
 def attach(
-    model: Any, criterion: TCDecomposition, dataset_size: SupportsIndex | None = None
+    model: Any,
+    criterion: TCDecomposition,
+    dataset_size: SupportsIndex | None = None,
+    *,
+    seam: Seam | None = None,
 ) -> Attachment:
     """Make ``model`` train with ``criterion`` in place of its KL term.
 
@@ -113,6 +134,9 @@ def attach(
     dataset_size : int, optional
         N, the number of items of the training set. Leave it out only where the model's framework
         states it in each step, as its adapter says.
+    seam : Seam, optional
+        The layers that hold the posterior: no adapter is needed then. The excess is added to the
+        loss with the weight that the loss gives to the KL; see :class:`tcdecomp.Seam`.
 
     Returns
     -------
@@ -154,6 +178,8 @@ def attach(
         )
     model = _unwrapped(model)
     _check_unserved(model)
+    if seam is not None:
+        return _checked_seam(seam).attach(model, criterion, size)
     handle = ask("tcdecomp_attach", model, criterion=criterion, dataset_size=size)
     if not isinstance(handle, Attachment):
         raise TypeError(

@@ -250,6 +250,7 @@ def _advice(hook: str, kind: type, packages: Sequence[str]) -> str:
         f"(2) give the model, a torch.nn.Module, a method {_SEAMS[hook]}; "
         f"(3) tcdecomp.plugins.register() an object with {hook} marked @tcdecomp.hookimpl; or "
         f"(4) install, or publish, a distribution with an entry point in the group {_GROUP!r} "
-        f"named like the model's package{f' ({served})' if served else ''}. "
+        f"named like the model's package{f' ({served})' if served else ''}. A torch.nn.Module is "
+        "also served by its layers: seam=tcdecomp.find_seam(model, batch). "
         f"Loaded: {', '.join(loaded) or 'nothing'}"
     )
