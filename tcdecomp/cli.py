@@ -1,4 +1,4 @@
-"""The command line: ``tcdecomp score``, ``tcdecomp plugins`` and ``tcdecomp demo``.
+"""The command line: ``tcdecomp score``, ``seam``, ``plugins`` and ``demo``.
 
 Results go to stdout, errors to stderr. The exit status is 0; 1 after an error, or where a plugin
 is broken; 2 for arguments that are not understood.
@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tcdecomp.plugins.registry import survey
+from tcdecomp.plugins import find_seam, survey
 from tcdecomp.scoring import Report, score
 from tcdecomp.scoring.files import FileError, read_scorable
 from tcdecomp.scoring.plots import picture_kinds
@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('tcdecomp')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_score(commands)
+    _add_seam(commands)
     about = "list the adapters, and say which cannot be loaded and why"
     plugins = commands.add_parser("plugins", help=about, description=f"{about.capitalize()}.")
     plugins.set_defaults(run=_plugins)
@@ -131,6 +132,40 @@ def _add_score(commands: Any) -> None:
         "--continuous", action="store_true", help="the factors are numbers, to be binned too"
     )
     parser.set_defaults(run=_score)
+
+
+def _add_seam(commands: Any) -> None:
+    parser = commands.add_parser(
+        "seam",
+        help="find the layers of a model that hold its posterior",
+        description="Find the layers of a model that hold its posterior, and print the evidence.",
+    )
+    parser.add_argument(
+        "factory",
+        metavar="MODULE:FUNCTION",
+        help="a function without arguments that returns the model, in train mode, and a batch",
+    )
+    parser.set_defaults(run=_seam)
+
+
+def _seam(options: argparse.Namespace) -> int:
+    module, _, name = options.factory.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise _CommandError(
+            f"MODULE:FUNCTION must name a function that can be imported; got {options.factory}: "
+            f"{error}"
+        ) from error
+    made = factory()
+    if not isinstance(made, tuple) or len(made) != 2:
+        raise _CommandError(f"{options.factory} must return (model, batch); got {made!r:.80}")
+    try:
+        find_seam(*made)
+    except (TypeError, ValueError) as error:
+        raise _CommandError(error) from error
+    return 0
 
 
 def _score(options: argparse.Namespace) -> int:

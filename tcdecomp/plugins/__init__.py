@@ -3,13 +3,14 @@
 from tcdecomp._checks import checked_int
 from tcdecomp.plugins.attachment import Attachment, check_criterion, for_own_rows
 from tcdecomp.plugins.hooks import hookimpl
-from tcdecomp.plugins.models import answer_of, as_posterior, attach, called_with, encode
+from tcdecomp.plugins.models import Reader, answer_of, as_posterior, attach, called_with, encode
 from tcdecomp.plugins.registry import NoAdapterError, Status, register, survey, unregister
 from tcdecomp.plugins.seam import Seam, find_seam
 
 __all__ = [
     "Attachment",
     "NoAdapterError",
+    "Reader",
     "Seam",
     "Status",
     "answer_of",

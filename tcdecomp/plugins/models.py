@@ -18,7 +18,7 @@ from tcdecomp.plugins.registry import ask
 from tcdecomp.plugins.seam import Seam
 from tcdecomp.posterior import Posterior
 
-__all__ = ["answer_of", "as_posterior", "attach", "called_with", "encode"]
+__all__ = ["Reader", "answer_of", "as_posterior", "attach", "called_with", "encode"]
 
 
 def encode(
@@ -87,6 +87,18 @@ def _checked_seam(seam: object) -> Seam:
     if not isinstance(seam, Seam):
         raise TypeError(f"seam must be a Seam, as find_seam returns it; got {type(seam).__name__}")
     return seam
+
+
+class Reader:
+    """A model that is read at its seam: a function of what the model takes."""
+
+    def __init__(self, model: Any, seam: Seam) -> None:
+        self.model, self.seam = model, seam
+        self.__name__ = type(_unwrapped(model)).__name__
+
+    def __call__(self, batch: Any) -> Posterior:
+        """Return the posterior, as :func:`encode` does."""
+        return encode(self.model, batch, seam=self.seam)
 
 
 def called_with(function: Callable[..., Any], inputs: Any) -> Any:

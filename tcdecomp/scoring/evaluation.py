@@ -18,6 +18,7 @@ from tcdecomp._processes import Division, Group, check_agreement, made_by_each
 from tcdecomp.dataset.decomposition import checked_samples
 from tcdecomp.dataset.groups import grouped_terms
 from tcdecomp.metrics import MutualInfoGap, mutual_info_gap
+from tcdecomp.plugins import Reader, Seam
 from tcdecomp.priors import Prior, check_prior
 from tcdecomp.scoring.items import Items, joined, read_items
 from tcdecomp.scoring.loaders import InputsIn
@@ -40,6 +41,7 @@ def score(
     active_threshold: float = 0.01,
     mig: Mapping[str, Any] | None = None,
     process_group: Group = None,
+    seam: Seam | None = None,
 ) -> Report:
     """Score a model over a data set: the terms of its KL, its active units and its MIG.
 
@@ -86,6 +88,8 @@ def score(
         must call score, each with its own items and their factors, and with the same options. All
         get the report of all items. If a DistributedSampler deals out the items, they are in its
         order and none counts twice. Otherwise they are in the order of the ranks.
+    seam : Seam, optional
+        The layers of the model that hold the posterior, as in :func:`tcdecomp.encode`.
 
     Returns
     -------
@@ -129,6 +133,8 @@ def score(
     """
     settings = _Settings(prior, num_samples, seed, active_threshold, {} if mig is None else mig)
     division = Division(process_group, gathered=True)
+    if seam is not None:
+        model = Reader(model, seam)
 
     def own() -> tuple[dict[str, str], Items]:
         settings.check()

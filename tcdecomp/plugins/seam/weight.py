@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tcdecomp.loss import TCDecomposition
-from tcdecomp.minibatch.batch import KL
+from tcdecomp.minibatch.options import KL
 from tcdecomp.plugins.seam.evidence import tolerance
 from tcdecomp.plugins.seam.reading import Reading, gradients, stopped
 from tcdecomp.priors import Prior
