@@ -20,6 +20,7 @@ __all__ = [
     "checked_labels",
     "checked_size",
     "integer",
+    "largest_logvar",
     "warn_always",
     "warn_user",
 ]
@@ -197,10 +198,15 @@ def check_finite(name: str, tensor: Tensor) -> None:
         )
 
 
+def largest_logvar(dtype: torch.dtype) -> float:
+    """Return the log-variance from which on, up or down, a standard deviation overflows."""
+    return 2 * math.log(torch.finfo(dtype).max)
+
+
 def check_logvar(logvar: Tensor) -> None:
     """Raise a ValueError that names a log-variance with no finite standard deviation or inverse."""
     check_finite("logvar", logvar)
-    limit = 2 * math.log(torch.finfo(logvar.dtype).max)
+    limit = largest_logvar(logvar.dtype)
     if (beyond := logvar.abs() > limit).any():
         row, column = beyond.nonzero()[0].tolist()
         raise ValueError(

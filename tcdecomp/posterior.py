@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from tcdecomp._checks import check_finite, check_logvar, check_tensors
+from tcdecomp._checks import check_finite, check_logvar, check_tensors, largest_logvar
 
 __all__ = ["Posterior"]
 
@@ -148,8 +148,14 @@ class Posterior:
             return self
         return Posterior(self.z.to(dtype), self.mu.to(dtype), self.logvar.to(dtype))
 
-    def check_values(self) -> None:
+    def check_values(self, *, pairs: bool = False) -> None:
         """Refuse values from which no term can be estimated.
+
+        Parameters
+        ----------
+        pairs : bool
+            Whether to refuse rows so far apart that ((z - mu) / sd)^2 of one under another
+            overflows, too.
 
         Raises
         ------
@@ -158,37 +164,34 @@ class Posterior:
             as most VAEs return it in eval mode: total correlation and mutual information would be
             wrong by nats.
         """
-        check_finite("z", self.z)
-        check_finite("mu", self.mu)
-        check_logvar(self.in_working_precision().logvar)
-        if bool((self.z == self.mu.to(self.z.dtype)).all()) and self._noise_is_visible():
+        working = self.in_working_precision().detach()
+        # The extremes tell whether there is a fault, in few operations; then it is looked for.
+        lows, highs = zip(*([end.item() for end in torch.aminmax(t)] for t in working), strict=True)
+        lowest, limit = lows[2], largest_logvar(working.logvar.dtype)
+        if not all(map(math.isfinite, lows + highs)) or max(-lowest, highs[2]) > limit:
+            check_finite("z", self.z)
+            check_finite("mu", self.mu)
+            check_logvar(working.logvar)
+        if torch.equal(working.z, working.mu.expand_as(working.z)) and self._noise_is_visible():
             raise ValueError(
                 "z must be a sample from N(mu, exp(logvar)); got z equal to mu, as a VAE in eval "
                 "mode returns it. Draw one with Posterior(z, mu, logvar).sample()"
             )
+        farthest = max(*map(abs, lows[:2] + highs[:2]))
+        span = 2 * math.log(max(farthest, 1.0)) - lowest
+        if pairs and span > 0.5 * limit - math.log(4 * working.mu.shape[1]):
+            self._refuse_distance(working, farthest, lowest)
 
-    def check_pairs(self) -> None:
-        """Refuse rows so far apart that a squared residual of one under another overflows.
-
-        Raises
-        ------
-        ValueError
-            If ((z - mu) / sd)^2 may not be finite in the working precision.
-        """
-        z, mu, logvar = (t.detach() for t in self.in_working_precision())
-        farthest = torch.maximum(z.abs().amax(), mu.abs().amax())
-        span = 2 * farthest.log() - logvar.amin()
-        limit = math.log(torch.finfo(z.dtype).max / (4 * mu.shape[1]))
-        if span > limit:
-            column = int(z.abs().flatten(0, -2).amax(0).argmax())
-            row = int(z[..., column].abs().reshape(-1, len(mu)).amax(0).argmax())
-            raise ValueError(
-                f"z, mu and logvar must be closer together for {z.dtype}: ((z - mu) / sd)^2 "
-                f"overflows between rows. The largest |z| or |mu| is {farthest.item():.3g}, the "
-                f"smallest logvar {logvar.amin().item():.3g}; logvar is "
-                f"{logvar[row, column].item():.3g} at row {row}, column {column}. Clamp logvar in "
-                "the encoder, or pass float64"
-            )
+    def _refuse_distance(self, working: Posterior, farthest: float, lowest: float) -> None:
+        _, mu, logvar = working
+        place = int(torch.maximum(logvar, 2 * mu.abs().log()).argmax())
+        row, column = divmod(place, mu.shape[1])
+        raise ValueError(
+            f"z, mu and logvar must be closer together for {mu.dtype}: ((z - mu) / sd)^2 overflows "
+            f"between rows. The largest |z| or |mu| is {farthest:.3g}, the smallest logvar "
+            f"{lowest:.3g}; logvar is {logvar[row, column].item():.3g} at row {row}, column "
+            f"{column}. Clamp logvar in the encoder, or pass float64"
+        )
 
     def _noise_is_visible(self) -> bool:
         """Tell whether a sample in z's dtype can be told from the mean."""

@@ -70,7 +70,7 @@ class Batch:
             if items is not None:
                 items = checked_labels("items", items, given.mu)
             if self._look:
-                given.check_values()
+                given.check_values(pairs=estimates)
             self.posterior = given.in_working_precision()
             with no_autocast(given.z.device):
                 self.prior = factors_of(options.prior, self.posterior)
@@ -120,7 +120,6 @@ class Batch:
     def _terms(self, ask: Callable[[Mixture, Tensor], tuple[Tensor, ...]]) -> list[Terms]:
         """Return the terms of each pair of log q(z) and log q(z_j) that ``ask`` returns."""
         with no_autocast(self.posterior.z.device):
-            self._check_overflow()
             log_qz_n, log_pz = self._log_posterior(), log_prior(self.prior, self.posterior.z)
             kl = self._kl() if self.options.kl == "closed" else None
             answers = self._asked(ask)
@@ -147,7 +146,6 @@ class Batch:
             if alpha != gamma:
                 weighted.append((alpha - gamma) * self._reduce(self._log_posterior()))
             if estimates:
-                self._check_overflow()
                 weighted.append(self._mean_log_density(joint=beta - alpha, marginal=gamma - beta))
             if not weighted:
                 z, mu, logvar = (zero_of(t).sum(-1) for t in self.posterior)
@@ -232,10 +230,6 @@ class Batch:
         if self._world is not None and self.options.reduction == "mean":
             return self._world.share * reduced
         return reduced
-
-    def _check_overflow(self) -> None:
-        if self._look:
-            self.posterior.check_pairs()
 
 
 def _distinct(items: Tensor | None, rows: int) -> int:
