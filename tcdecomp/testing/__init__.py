@@ -1,9 +1,9 @@
-"""The contract of an adapter, to test one against: it needs no test framework.
+"""The contract of an adapter, as checks that need no test framework.
 
-Each check raises an AssertionError that says what does not hold, under ``python -O``, too, and
-leaves parameters, buffers, gradients and modes, and torch's global random numbers, as they were.
-Plain attributes that the model sets while it runs stay set. Of a model that is no
-``torch.nn.Module``, the modules among its attributes are looked at.
+A check raises an AssertionError that says what does not hold, under ``python -O``, too. It leaves
+parameters, buffers, gradients, modes and torch's global random numbers as they were. Plain
+attributes that the model sets while it runs stay set. If a model is no ``torch.nn.Module``, a check
+looks at the modules among its attributes.
 """
 
 from tcdecomp.testing.attach import check_attach

@@ -1,8 +1,8 @@
-"""What an adapter's tcdecomp_encode must hold to."""
+"""The contract of an adapter's tcdecomp_encode."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,21 +10,20 @@ from torch import Tensor
 
 from tcdecomp.plugins.models import encode
 from tcdecomp.posterior import Posterior
-from tcdecomp.testing.noise import check_noise
-from tcdecomp.testing.require import require
-from tcdecomp.testing.state import left_as_it_was, set_mode, state_of
+from tcdecomp.testing.model import left_as_it_was, module_of, require, state_of
 
-__all__ = ["check_encode"]
+__all__ = ["check_encode", "check_noise"]
+
+DRAWS = 4000  # the mean square of so many standard normals is 1, with a standard error of 0.022
 
 
 def check_encode(model: Any, batch: Any) -> None:
     """Check that an adapter encodes ``batch`` with ``model`` as the hook asks.
 
-    There is a row for each item, all is finite, and in eval mode the moments come out the same
-    again; parameters, buffers, gradients and modes stay as they are; and
-    (z - mu) / exp(logvar / 2) is standard normal in train mode. The last finds a standard
-    deviation or a variance that is passed as ``logvar``, where the adapter returns the z that the
-    model has drawn.
+    The posterior must have a row for each item, and finite values. In eval mode the moments must be
+    the same twice. Parameters, buffers, gradients and modes must stay as they are. In train mode
+    (z - mu) / exp(logvar / 2) must be standard normal: this finds an adapter that passes a standard
+    deviation or a variance as ``logvar``, if the adapter returns the z that the model drew.
 
     Parameters
     ----------
@@ -50,50 +49,52 @@ def check_encode(model: Any, batch: Any) -> None:
     >>> check_encode(Encoder(5, 6), torch.randn(8, 5))
     """
     with left_as_it_was(model), torch.no_grad():
-        set_mode(model, training=False)
+        module_of(model).eval()
         before = state_of(model)
-        posterior = encode(model, batch)
+        posterior, again = encode(model, batch), encode(model, batch)
         _check_rows(posterior, batch)
-        _check_finite(posterior)
-        _check_moments(posterior, encode(model, batch))
-        _check_unchanged(before, state_of(model))
-        set_mode(model, training=True)
+        for name in ("mu", "logvar", "z"):
+            finite = bool(getattr(posterior, name).isfinite().all())
+            require(finite, f"{name} must be finite")
+        for name in ("mu", "logvar"):
+            same = torch.allclose(getattr(posterior, name), getattr(again, name))
+            require(same, f"{name} must come out the same twice in eval mode")
+        after = state_of(model)
+        for name, value in before.items():
+            tensor = isinstance(value, Tensor) and isinstance(after[name], Tensor)
+            same = torch.equal(value, after[name]) if tensor else value == after[name]
+            require(same, f"encode must leave all as it is; it changed {name}")
+        module_of(model).train()
         check_noise(lambda: encode(model, batch))
 
 
 def _check_rows(posterior: Posterior, batch: Any) -> None:
-    rows, items = len(posterior.mu), _possible_lengths(batch)
-    if items:
-        message = "encode must return a row for each item; got"
+    """Check the number of rows: of the batch's first tensor, or else the batch's own length."""
+    entries = list(batch.values()) if isinstance(batch, Mapping) else batch
+    if isinstance(entries, Tensor | Sequence):
+        tensors = [] if isinstance(entries, Tensor) else entries
+        items = [*[len(e) for e in tensors if isinstance(e, Tensor)][:1], len(entries)]
+        rows, message = len(posterior.mu), "encode must return a row for each item; got"
         require(rows in items, f"{message} {rows} rows for a batch of {items[0]}")
 
 
-def _possible_lengths(batch: Any) -> list[int]:
-    """Return how many items the batch may have: that of its first tensor, or its own length."""
-    if isinstance(batch, Tensor):
-        return [len(batch)]
-    entries = list(batch.values()) if isinstance(batch, Mapping) else batch
-    if not isinstance(entries, Sequence):
-        return []
-    lengths = [len(entry) for entry in entries if isinstance(entry, Tensor)]
-    return [*lengths[:1], len(entries)]
+def check_noise(draw: Callable[[], Posterior]) -> None:
+    """Check (z - mu) / exp(logvar / 2) of the posteriors of one batch, drawn many times.
 
-
-def _check_finite(posterior: Posterior) -> None:
-    for name in ("mu", "logvar", "z"):
-        finite = bool(getattr(posterior, name).isfinite().all())
-        require(finite, f"{name} must be finite")
-
-
-def _check_moments(first: Posterior, again: Posterior) -> None:
-    for name in ("mu", "logvar"):
-        same = torch.allclose(getattr(first, name), getattr(again, name))
-        require(same, f"{name} must come out the same twice in eval mode")
-
-
-def _check_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
-    for name, value in before.items():
-        same = (
-            torch.equal(value, after[name]) if isinstance(value, Tensor) else value == after[name]
-        )
-        require(same, f"encode must leave all as it is; it changed {name}")
+    If ``logvar`` is a standard deviation or a variance, its mean square is always below 0.55.
+    """
+    draws: list[Posterior] = []
+    while len(draws) < 2 or sum(posterior.z.numel() for posterior in draws) < DRAWS:
+        posterior = draw().detach()
+        sampled = not torch.equal(posterior.z, posterior.mu)
+        require(sampled, "z must be a sample in train mode, not mu")
+        draws.append(posterior)
+    z, mu, logvar = (torch.stack(tensors) for tensors in zip(*draws, strict=True))
+    square = ((z - mu) * (-0.5 * logvar).exp()).square().mean().item()
+    require(
+        abs(square - 1) < 0.2,
+        f"(z - mu) / exp(logvar / 2) must be standard normal; its mean square is {square:.3g}. "
+        "logvar is the logarithm of the variance, not the variance or the standard deviation",
+    )
+    moved = bool(z.var(0).mean() > mu.var(0).mean())
+    require(moved, "z must be the sample, and mu its mean, not the reverse")

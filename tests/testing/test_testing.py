@@ -10,7 +10,7 @@ from torch import nn
 from tcdecomp import Posterior, hookimpl, plugins, testing
 from tcdecomp.plugins.attachment import Attachment
 from tcdecomp.testing import check_attach, check_encode
-from tcdecomp.testing.copies import copiers
+from tcdecomp.testing.attach import copiers
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
 N = 100
