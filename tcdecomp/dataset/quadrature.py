@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from tcdecomp._progress import progress
+
 __all__ = ["mean_log_marginals"]
 
 REACH = 8.0  # standard deviations to either side of a component
@@ -38,7 +40,8 @@ def mean_log_marginals(mu: Tensor, logvar: Tensor) -> Tensor | None:
     results = []
     if mu.device.type == "mps":  # which has no float64
         mu, logvar = mu.cpu(), logvar.cpu()
-    for centres, std in zip(mu.double().T, (0.5 * logvar.double()).exp().T, strict=True):
+    dimensions = list(zip(mu.double().T, (0.5 * logvar.double()).exp().T, strict=True))
+    for centres, std in progress(dimensions, "densities q(z_j)"):
         density = _tabulated(centres, std)
         if density is None:
             return None

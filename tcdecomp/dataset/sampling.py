@@ -29,7 +29,8 @@ from tcdecomp.terms import Terms
 
 __all__ = ["Densities", "Regression", "sample_densities"]
 
-POINTS = 1024  # samples between two steps of the progress bar
+POINTS = 1024  # samples at a time, and fewer in a large data set:
+PAIRS = 2**27  # component densities between two steps of the progress bar
 
 
 class Regression:
@@ -180,12 +181,13 @@ def _total(part: Tensor, division: Division) -> Tensor:
 
 
 def _items(mu: Tensor, samples: int, generator: Generator | None) -> tuple[Tensor, ...]:
-    """Return the items to draw from, in chunks: whole permutations, as many as it takes."""
+    """Return the items to draw from, in chunks: as many whole permutations as it takes."""
     rounds = [
         torch.randperm(len(mu), generator=generator, device=mu.device)
         for _ in range(math.ceil(samples / len(mu)))
     ]
-    return torch.split(torch.cat(rounds)[:samples], POINTS)
+    points = max(1, min(POINTS, PAIRS // mu.numel()))
+    return torch.split(torch.cat(rounds)[:samples], points)
 
 
 class _DataSet:
