@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_estimates", "draw_gap", "draw_latents", "needed", "picture_kinds", "side_by_side"]
 
 NAMED = 20  # latents, or factors, beyond which their names would overlap
+LONGEST = 14  # characters of a name in a picture; of a longer name, its beginning and its end
 LEVEL = 40  # characters of names that stand side by side; longer names stand upright
 WRITTEN = (20, 8)  # rows and columns of a matrix whose numbers can be read
 DARK, LIGHT, GREY = "#3182bd", "#9ecae1", "#bdbdbd"
@@ -110,19 +111,29 @@ def draw_latents(
 def draw_gap(axes: Axes, gap: MutualInfoGap) -> None:
     """Draw the share of each factor's entropy that each latent tells, as a matrix."""
     shares: NDArray[Any] = gap.mutual_info / gap.factor_entropy
-    heat = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    heat = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     if all(side <= most for side, most in zip(shares.shape, WRITTEN, strict=True)):
         for (row, column), share in np.ndenumerate(shares):
             ink = "white" if share > 0.6 else "black"
             axes.text(column, row, f"{share:.2f}", color=ink, ha="center", va="center", fontsize=8)
     _name_columns(axes, gap.factor_names)
     if len(gap.latent_names) <= NAMED:
-        axes.set_yticks(range(len(gap.latent_names)), gap.latent_names)
+        axes.set_yticks(range(len(gap.latent_names)), _shortened(gap.latent_names))
     axes.figure.colorbar(heat, ax=axes, label="mutual information / entropy of the factor")
     axes.set(title=f"Latents and factors, MIG {gap.score:.3f}", xlabel="factor", ylabel="latent")
 
 
 def _name_columns(axes: Axes, names: Sequence[str]) -> None:
     if len(names) <= NAMED:
+        names = _shortened(names)
         upright = sum(len(name) + 2 for name in names) > LEVEL
         axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+    """Return short names: long ones would leave no room for the panels."""
+    half = LONGEST // 2
+    return [
+        name if len(name) <= LONGEST else f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[1 - half :]}"
+        for name in names
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Report"]
 
 SHOWN = 20  # latents in a printed table
+NEAR = 0.95  # share of log N from which the index-code MI is close to log N
 # The labels of a report's estimates, in their order. The parts of total correlation follow it.
 LABELS = {
     "kl": "KL",
@@ -114,12 +116,13 @@ class Report:
         parts = [self._heading()]
         if estimates := self.estimates():
             rows = ((_labelled(name), *map(_decimal, pair)) for name, pair in estimates.items())
-            parts.append(_table([("", "nats", "+-"), *rows]))
+            parts.append(_table([("", "nats", "+-"), *rows]) + self._limit_line())
         parts.append(self._latent_table())
         if self.mig is None:
             parts.append(f"no MIG: {self.absence}")
         else:
-            parts.append(str(self.mig) + self._active_line())
+            first, rest = str(self.mig).split("\n", 1)
+            parts.append(f"{first}{self._caution()}\n{rest}{self._active_line()}")
         return "\n\n".join(parts)
 
     def _heading(self) -> str:
@@ -145,6 +148,24 @@ class Report:
         table = _table([("latent", *columns, "active"), *rows])
         more = len(first) - len(rows)
         return table + (f"\n... and {more} with smaller {next(iter(columns))}" if more else "")
+
+    def _limit_line(self) -> str:
+        """Say that the index-code MI is as large as it can be, if it is."""
+        limit = math.log(self.items)
+        if self.terms is None or self.terms.terms.index_code_mi < NEAR * limit:
+            return ""
+        return (
+            f"\nindex-code MI is close to its largest value, log N = {limit:.4f}: the codes tell "
+            "nearly all items apart, and more items would give more"
+        )
+
+    def _caution(self) -> str:
+        """Say which of the MIG's best latents are not active."""
+        if self.mig is None or not self.active.any():
+            return ", but no latent is active"
+        passive = ~self.active[self.mig.best_latent]
+        names = [name for name, flag in zip(self.mig.factor_names, passive, strict=True) if flag]
+        return f", but the best latent of {list_names(names)} is not active" if names else ""
 
     def _active_line(self) -> str:
         if self.mig_active is None or self.active.all():
