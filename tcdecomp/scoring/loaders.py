@@ -212,8 +212,9 @@ def usable_factors(factors: NDArray[Any], who: str) -> NDArray[np.bool_]:
     if index.any():
         reason = (
             f"they have up to {counts[index].max()} values for {len(factors)} items, like the "
-            "index of an item. If they are factors, name them, as in factors=lambda batch: "
-            "batch[1]; factors=False says that there are none"
+            "index of an item. If they are quantities, name them, as in factors=lambda batch: "
+            "batch[1], with mig={'discrete_factors': False}; factors=False says that there are no "
+            "factors"
         )
         _leave_out(index, who, reason)
     usable: NDArray[np.bool_] = ~(single | index)

@@ -83,6 +83,8 @@ class Report:
     >>> print(report)
     16 items, 2 of 2 latents active (variance of means above 0.01)
     <BLANKLINE>
+    no terms: codes without log-variances; a model must return (mu, logvar)
+    <BLANKLINE>
     latent  variance  active
     z0        1.2500     yes
     z1        1.2500     yes
@@ -117,6 +119,8 @@ class Report:
         if estimates := self.estimates():
             rows = ((_labelled(name), *map(_decimal, pair)) for name, pair in estimates.items())
             parts.append(_table([("", "nats", "+-"), *rows]) + self._limit_line())
+        else:
+            parts.append("no terms: codes without log-variances; a model must return (mu, logvar)")
         parts.append(self._latent_table())
         if self.mig is None:
             parts.append(f"no MIG: {self.absence}")

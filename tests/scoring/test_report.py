@@ -71,7 +71,7 @@ def test_the_table_has_every_number():
 @pytest.mark.parametrize("kind", REPORTS)
 def test_columns_stand_one_above_another(kind):
     for table in str(REPORTS[kind]).split("\n\n")[1:3]:
-        if not table.startswith("MIG"):
+        if not table.startswith(("MIG", "no terms")):
             assert len({len(line) for line in table.splitlines()}) == 1
 
 
@@ -80,7 +80,8 @@ def test_what_there_is_not_is_not_printed():
     assert last == "no MIG: no factors were given"
     assert "MIG" not in "".join(others)
     assert "nats   " not in str(CODES)
-    assert str(CODES).split("\n\n")[1].split() == [
+    assert str(CODES).split("\n\n")[1].startswith("no terms: codes without log-variances")
+    assert str(CODES).split("\n\n")[2].split() == [
         *("latent", "variance", "active"),
         *(word for j in range(DIM) for word in _row(j)),
     ]
@@ -101,6 +102,32 @@ def test_of_many_latents_those_of_the_largest_kl_are_printed():
     assert {"z0", "z1", "z25"} < set(names)
     assert names == sorted(names, key=lambda name: int(name[1:]))
     assert text[-1] == "... and 10 with smaller kl"
+
+
+def mig_line(report):
+    (line,) = [line for line in str(report).splitlines() if line.startswith("MIG ")]
+    return line
+
+
+def test_a_mig_of_latents_that_are_not_active_says_so():
+    (mu, logvar), factors = posteriors()
+    report = score((1e-6 * mu, torch.zeros_like(mu)), factors=factors, num_samples=200)
+    assert mig_line(report).endswith(", but no latent is active")
+    assert report.mig.score > 0.5
+    mu[:, 1] *= 1e-6
+    report = score((mu, logvar), factors=factors, num_samples=200)
+    line = str(report).split("\n\n")[-1].splitlines()[0]
+    assert line.endswith(", but the best latent of 'v1' is not active")
+    everyone = score(mu[:, :1], factors=factors[:, 0])
+    assert mig_line(everyone) == f"MIG {everyone.mig.score:.4f} (information in nats)"
+
+
+@pytest.mark.parametrize(("logvar", "near"), [(-12.0, True), (0.0, False)])
+def test_an_index_code_mi_near_log_n_says_so(logvar, near):
+    mu = torch.arange(SIZE, dtype=torch.float64)[:, None]
+    terms = str(score((mu, torch.full_like(mu, logvar)), num_samples=200)).split("\n\n")[1]
+    told = "index-code MI is close to its largest value, log N = 4.0943: the codes tell"
+    assert (told in terms) == near
 
 
 def test_it_cannot_be_changed():
@@ -240,6 +267,26 @@ def test_no_label_meets_another_or_leaves_its_panel(dim, factors):
     for axes in figure.axes[1:]:
         boxes = extents(figure, axes.get_xticklabels())
         assert not any(map(lambda a, b: a.overlaps(b), boxes, boxes[1:]))
+
+
+LONG = [
+    "orientation of the left wrist in degrees of arc",
+    "the colour of the object, as it was annotated in the second round of annotation",
+]
+
+
+@pytest.mark.parametrize("dim", [2, 12, 64])
+def test_long_names_leave_room_for_the_panels(dim):
+    (mu, logvar), factors = posteriors(dim)
+    frame = pd.DataFrame(factors, columns=LONG)
+    codes = pd.DataFrame(mu, columns=[f"{LONG[0]}, {j}" for j in range(dim)])
+    for report in (score((mu, logvar), factors=frame, num_samples=200), score(codes, None, frame)):
+        figure = report.plot()
+        FigureCanvasAgg(figure).draw()
+        height = figure.get_window_extent().height
+        assert all(axes.get_window_extent().height > height / 3 for axes in figure.axes)
+        labels = [text.get_text() for axes in figure.axes for text in axes.get_xticklabels()]
+        assert {"orienta…of arc", "the col…tation"} < set(labels)
 
 
 def test_into_a_figure_of_ones_own():

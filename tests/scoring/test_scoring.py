@@ -6,6 +6,7 @@ import weakref
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 import pandas as pd
 import pytest
@@ -257,6 +258,23 @@ def test_a_lightning_vae(package):
 
 
 MU, LOGVAR = moments()
+
+
+def bfloat16(moment):
+    """Return an array of JAX's dtype, which numpy knows as raw bytes."""
+    return moment.numpy().astype(ml_dtypes.bfloat16)
+
+
+class Foreign:
+    """An array of another library."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.array, dtype)
+
+
 VALUES = {
     "pair": (MU, LOGVAR),
     "list": [MU, LOGVAR],
@@ -264,6 +282,7 @@ VALUES = {
     "numpy views": (MU.numpy()[::-1].copy()[::-1], LOGVAR.numpy()),
     "graph": (MU.clone().requires_grad_() * 1, LOGVAR),
     "posterior": Posterior(MU, MU, LOGVAR),
+    "foreign": (Foreign(MU.numpy()), Foreign(LOGVAR.numpy())),
     "normal": Normal(MU, (0.5 * LOGVAR).exp()),
 }
 
@@ -271,6 +290,13 @@ VALUES = {
 @pytest.mark.parametrize("kind", VALUES)
 def test_posteriors_of_the_whole_data_set(kind):
     assert_same(score(VALUES[kind], **FEW), score(VAE(), [X], **FEW))
+
+
+def test_bfloat16_of_jax():
+    given = bfloat16(MU), bfloat16(LOGVAR)
+    rounded = tuple(moment.bfloat16().float() for moment in (MU, LOGVAR))
+    assert_same(score(given, **FEW), score(rounded, **FEW))
+    assert_close(score(given[0]).variance, score(rounded[0]).variance)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.tensor, pd.DataFrame])
@@ -302,6 +328,63 @@ def test_a_function_that_a_plugin_serves_is_not_called():
     finally:
         plugins.unregister(adapter)
     assert_same(report, score((X[:, :2], X[:, 2:4]), **FEW))
+
+
+EDGES = torch.stack([torch.arange(59), torch.arange(1, 60)])
+
+
+class GraphVAE(VAE):
+    """An encoder with two inputs, of which a loader gives both as one batch."""
+
+    def encode(self, x, edges):
+        mu, logvar = super().encode(x)
+        return mu + edges.sum() * 1e-4, logvar
+
+
+class Deterministic(GraphVAE):
+    """Returns the means alone, as VGAE of PyTorch Geometric does in eval mode."""
+
+    def encode(self, *inputs):
+        return super().encode(*inputs)[0]
+
+
+@pytest.mark.parametrize("kind", ["module", "function"])
+@pytest.mark.parametrize("make", [tuple, list])
+def test_an_encoder_with_several_inputs(kind, make):
+    model = GraphVAE()
+    mu, logvar = model.eval().encode(X, EDGES)
+    given = model if kind == "module" else lambda x, edges: model.encode(x, edges)
+    batches = [make((X, EDGES))]
+    report = score(given, batches, inputs=lambda batch: batch, **FEW)
+    assert_same(report, score((mu, logvar), **FEW))
+    with pytest.raises(ValueError, match=r"cannot encode the first entry .*inputs=lambda batch: b"):
+        score(given, batches, **FEW)
+
+
+def test_an_encoder_of_means_alone_is_scored_as_codes():
+    model = Deterministic()
+    batches = [(X, EDGES, FACTORS)]
+    report = score(model, batches, lambda batch: batch[2], inputs=lambda batch: batch[:2], **FEW)
+    codes = model.eval().encode(X, EDGES)
+    assert_close(report.variance, codes.var(0, correction=0), torch.float32)
+    assert report.mig.score == mig_score(codes, FACTORS)
+    assert report.terms is None
+    assert "no terms: codes without log-variances" in str(report)
+
+
+def test_terms_need_log_variances_in_all_batches():
+    with pytest.raises(
+        ValueError, match=r"log-variances must be in all batches or in none; .* batch 0"
+    ):
+        score(lambda x: (x, x) if len(x) < 16 else x, loader(X), **FEW)
+
+
+def test_what_score_takes_in_place_of_a_model_without_adapter_is_told():
+    model = nn.Linear(PIXELS, 2 * DIM)
+    with pytest.raises(NoAdapterError, match=r"Or pass a function .* returns \(mu, logvar\)"):
+        score(model, [X])
+    report = score(lambda x: model(x).chunk(2, dim=1), [X], **FEW)
+    assert report.terms is not None
 
 
 def test_adapters_are_looked_for_once_where_there_is_none(monkeypatch):
@@ -487,6 +570,57 @@ def test_a_stream_of_batches():
     assert_same(score(VAE(), Stream(), **FEW), want)
     assert_same(score(VAE(), DataLoader(Stream(), batch_size=None), **FEW), want)
     assert_same(score(VAE(), iter(loader()), **FEW), want)
+
+
+MAPPINGS = [{"image": x, "labels": v} for x, v in zip(X.split(25), FACTORS.split(25), strict=True)]
+
+
+def test_keys_of_a_mapping():
+    report = score(VAE(), MAPPINGS, "labels", inputs="image", **FEW)
+    assert_same(report, score(moments(), factors=FACTORS, **FEW))
+
+
+@pytest.mark.parametrize(
+    ("batches", "inputs"),
+    [(MAPPINGS, "image"), ([(X, FACTORS, FACTORS)], None), ([(X, FACTORS.float())], None)],
+)
+def test_factors_that_are_not_recognised_are_named(batches, inputs):
+    last = str(score(VAE(), batches, inputs=inputs, **FEW)).splitlines()[-1]
+    assert last.startswith("no MIG: no factors found in the batches, each a ")
+    remedy = '"labels"' if isinstance(batches[0], dict) else "lambda batch: batch[1]"
+    assert f"factors={remedy}" in last
+    named = score(VAE(), batches, eval(remedy), inputs=inputs, **FEW)
+    assert_same(named, score(moments(), factors=FACTORS, **FEW))
+
+
+def test_a_mapping_that_the_model_does_not_take_whole():
+    message = r"VAE cannot encode a batch .* with the keys 'image', 'labels'; .*inputs=\"image\""
+    with pytest.raises(ValueError, match=message):
+        score(VAE(), MAPPINGS, **FEW)
+
+
+def test_an_index_in_the_batches_is_no_factor():
+    batches = loader(X, torch.randperm(SIZE))
+    with pytest.warns(UserWarning, match=r"leaves the factors \[0\] .*factors=False says") as told:
+        report = score(VAE(), batches, **FEW)
+    assert report.mig is None
+    assert told[0].filename == __file__
+    assert score(VAE(), batches, factors=False, **FEW).mig is None
+    quantity = {"factors": lambda batch: batch[1], "mig": {"discrete_factors": False}}
+    assert score(VAE(), batches, **quantity, **FEW).mig is not None
+
+
+def test_factors_keep_their_names_beside_an_index():
+    mixed = torch.cat([torch.arange(SIZE)[:, None], FACTORS], 1)
+    with pytest.warns(UserWarning, match=r"leaves the factors \[0\] out"):
+        report = score(VAE(), loader(X, mixed), **FEW)
+    assert report.mig.factor_names == ("v1", "v2")
+
+
+def test_edges_are_no_factors():
+    report = score(lambda x: (x, x), [(X, EDGES)], **FEW)
+    assert "Tensor (2, 59) of int64" in str(report)
+    assert report.mig is None
 
 
 # What is left alone
