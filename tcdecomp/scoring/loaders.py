@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
+from tcdecomp._checks import warn_user
 from tcdecomp.metrics.columns import list_names
 
 __all__ = [
@@ -37,16 +36,6 @@ FactorsIn = Callable[[Any], Any] | str | Literal[False] | None
 
 MANY = 10  # values of a factor beyond which it may be an index
 _SAMPLERS = (SequentialSampler, RandomSampler, DistributedSampler)
-
-
-def warn_user(message: str) -> None:
-    """Warn of something in the line of the user's code that called into the library."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None:
-        frame, level = frame.f_back, level + 1
-        if frame.f_globals.get("__name__", "").partition(".")[0] not in ("tcdecomp", "torch"):
-            break
-    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def size_of(loader: Any) -> int | None:

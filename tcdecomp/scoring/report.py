@@ -158,10 +158,7 @@ class Report:
         limit = math.log(self.items)
         if self.terms is None or self.terms.terms.index_code_mi < NEAR * limit:
             return ""
-        return (
-            f"\nindex-code MI is close to its largest value, log N = {limit:.4f}: the codes tell "
-            "nearly all items apart, and more items would give more"
-        )
+        return f"\nindex-code MI is near its maximum log N = {limit:.4f}; more items may tell more"
 
     def _caution(self) -> str:
         """Say which of the MIG's best latents are not active."""

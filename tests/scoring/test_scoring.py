@@ -316,7 +316,7 @@ def test_a_function_that_a_plugin_serves_is_not_called():
     class Adapter:
         @hookimpl
         def tcdecomp_encode(self, model, batch):
-            return (batch[:, :2], batch[:, 2:4]) if model is refuse else None
+            return (batch[:, :2], -batch[:, 2:4]) if model is refuse else None
 
     def refuse(x):
         raise AssertionError
@@ -327,7 +327,7 @@ def test_a_function_that_a_plugin_serves_is_not_called():
         report = score(refuse, [X], **FEW)
     finally:
         plugins.unregister(adapter)
-    assert_same(report, score((X[:, :2], X[:, 2:4]), **FEW))
+    assert_same(report, score((X[:, :2], -X[:, 2:4]), **FEW))
 
 
 EDGES = torch.stack([torch.arange(59), torch.arange(1, 60)])
@@ -391,7 +391,7 @@ def test_adapters_are_looked_for_once_where_there_is_none(monkeypatch):
     asked = []
     answer_of = collection.answer_of
     monkeypatch.setattr(collection, "answer_of", lambda *a: asked.append(a) or answer_of(*a))
-    score(lambda x: (x, x), loader(), **FEW)
+    score(lambda x: (x, -x), loader(), **FEW)
     assert len(asked) == 1
 
 
@@ -409,6 +409,17 @@ def test_dtypes_of_the_posteriors(dtype):
         ),
         want,
     )
+
+
+def test_standard_deviations_in_place_of_log_variances_are_told():
+    def softplus(x):
+        return x[:, :DIM], nn.functional.softplus(x[:, DIM:] - 3)
+
+    with pytest.warns(UserWarning, match="standard deviation") as told:
+        score(softplus, [X], **FEW)
+    assert told[0].filename == __file__
+    assert "2 * std.log()" in str(told[0].message)
+    score(lambda x: (softplus(x)[0], 2 * softplus(x)[1].log()), [X], **FEW)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -618,7 +629,7 @@ def test_factors_keep_their_names_beside_an_index():
 
 
 def test_edges_are_no_factors():
-    report = score(lambda x: (x, x), [(X, EDGES)], **FEW)
+    report = score(lambda x: (x, -x), [(X, EDGES)], **FEW)
     assert "Tensor (2, 59) of int64" in str(report)
     assert report.mig is None
 
@@ -639,7 +650,7 @@ def test_nothing_of_a_batch_is_kept_but_posterior_and_factors():
             kept.append(sum(reference() is not None for reference in alive))
 
     def model(batch):
-        return batch[:, :2], batch[:, 2:4]
+        return batch[:, :2], -batch[:, 2:4]
 
     report = score(model, batches(), lambda batch: batch[:, -2:], **FEW)
     assert kept == [1] * 8
