@@ -11,7 +11,8 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,13 @@ FILE is an npz file, as numpy.savez writes it, with these arrays of the N items 
   factors (N, K) or (N,)    the true factors (or labels), for the MIG; may be left out
 
 Arrays with other names are not read; stderr names them. Nothing is unpickled."""
+_OPTIONS = {
+    "discrete_factors=False": "--continuous",
+    "discrete_codes=True": "--discrete-codes",
+    "discrete_codes=False": "--no-discrete-codes",
+    "correction='miller-madow'": "--correction miller-madow",
+    "strategy='robust'": "--strategy robust",
+}
 _STATES = {
     "registered": "registered by hand",
     "ready": "ready",
@@ -131,6 +139,22 @@ def _add_score(commands: Any) -> None:
     parser.add_argument(
         "--continuous", action="store_true", help="the factors are numbers, to be binned too"
     )
+    parser.add_argument(
+        "--discrete-codes",
+        action=argparse.BooleanOptionalAction,
+        help="the codes are labels, such as indices of a codebook; or numbers, even if whole",
+    )
+    parser.add_argument(
+        "--strategy",
+        choices=("uniform", "quantile", "robust"),
+        default="uniform",
+        help="bins of equal width, with equally many rows, or one for each of a few values",
+    )
+    parser.add_argument(
+        "--correction",
+        choices=("miller-madow", "adjusted"),
+        help="correct the MIG for the bias of few rows",
+    )
     parser.set_defaults(run=_score)
 
 
@@ -171,22 +195,47 @@ def _seam(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     if options.plot is not None:
         _check_picture(options.plot)  # before what may take long
-    mig = {"n_bins": options.n_bins, "discrete_factors": not options.continuous}
+    mig = {
+        "n_bins": options.n_bins,
+        "discrete_codes": options.discrete_codes,
+        "discrete_factors": not options.continuous,
+        "strategy": options.strategy,
+        "correction": options.correction,
+    }
     try:
         values, factors, unread = read_scorable(options.file)
         if unread:
             print(f"tcdecomp: {options.file}: not read: {', '.join(unread)}", file=sys.stderr)
-        report = score(values, factors=factors, num_samples=options.num_samples, mig=mig)
+        with _warnings_in_one_line(options.file):
+            report = score(values, factors=factors, num_samples=options.num_samples, mig=mig)
         text = report.to_json() if options.json else str(report)
     except FileError as error:
         raise _CommandError(error) from error
     except (TypeError, ValueError) as error:
-        message = str(error).replace("discrete_factors=False", "--continuous")
-        raise _CommandError(f"{options.file}: {message}") from error
+        raise _CommandError(f"{options.file}: {_in_options(error)}") from error
     print(text)
     if options.plot is not None:
         _draw(report, options.plot)
     return 0
+
+
+@contextmanager
+def _warnings_in_one_line(path: Path) -> Iterator[None]:
+    def show(message: object, *_: object) -> None:
+        print(f"tcdecomp: warning: {path}: {_in_options(message)}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
+def _in_options(message: object) -> str:
+    """Return a message in one line, with the command's options in place of the arguments."""
+    line = " ".join(str(message).split())
+    for argument, option in _OPTIONS.items():
+        line = line.replace(argument, option)
+    return line
 
 
 def _check_picture(path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from adapter_source import adapter
-from tcdecomp import _progress, cli, hookimpl, score
+from tcdecomp import _progress, cli, hookimpl, mig_score, score
 from tcdecomp.demo import __main__ as demo
 from tcdecomp.plugins import registry
 from tcdecomp.scoring.files import FileError, read_npz
@@ -167,6 +167,48 @@ def test_options_reach_the_score(run):
     mig = {"n_bins": 8, "discrete_factors": False}
     report = score((numbers, 0 * numbers - 3), factors=numbers**2, mig=mig, num_samples=500)
     assert json.loads(out) == report.to_dict()
+
+
+def test_a_warning_is_one_line_and_its_remedy_an_option(run):
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, 8, (8000, 2))
+    codes = rng.permutation(64).reshape(8, 8)[factors, rng.integers(0, 8, (8000, 2))]
+    np.savez("labels.npz", codes=codes, factors=factors)
+    status, out, err = run("score", "labels.npz", "--json")
+    assert status == 0
+    told, *rest = err.splitlines()
+    assert rest == []
+    assert told.startswith("tcdecomp: warning: labels.npz: codes hold whole numbers in 'z0', 'z1'")
+    assert "pass --discrete-codes" in told
+    assert "pass --no-discrete-codes" in told
+    status, again, err = run("score", "labels.npz", "--json", "--no-discrete-codes")
+    assert (status, again, err) == (0, out, "")
+    status, out, err = run("score", "labels.npz", "--json", "--discrete-codes")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["mig"] == mig_score(codes, factors, discrete_codes=True)
+
+
+def test_the_remedies_for_few_rows_and_outliers_are_options(run):
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, 8, (300, 1))
+    codes = np.column_stack([factors[:, 0] + 0.1 * rng.normal(size=300), rng.normal(size=300)])
+    np.savez("few.npz", codes=codes, factors=factors)
+    assert "or pass --correction miller-madow" in run("score", "few.npz")[2]
+    options = {"correction": "miller-madow", "strategy": "robust"}
+    arguments = (f"--{name}={value}" for name, value in options.items())
+    status, out, err = run("score", "few.npz", "--json", *arguments)
+    assert (status, err) == (0, "")
+    assert json.loads(out)["mig"] == mig_score(codes, factors, **options)
+
+
+def test_standard_deviations_in_place_of_log_variances_are_told(run):
+    std = np.exp(np.random.default_rng(0).normal(size=(500, 2)))
+    np.savez("all.npz", mu=std - 1, logvar=std)
+    status, _, err = run("score", "all.npz")
+    assert status == 0
+    assert re.fullmatch(r"tcdecomp: warning: all.npz: logvar has .* standard deviation .*\n", err)
+    np.savez("all.npz", mu=std - 1, std=std)
+    assert run("score", "all.npz")[2] == ""
 
 
 @pytest.mark.parametrize("name", ["score.png", "score.svg"])
@@ -475,9 +517,10 @@ def test_posteriors_at_the_ends_of_the_range_give_a_score_or_one_line(run, tmp_p
         assert "Infinity" not in out
         assert " inf" not in out
     else:
+        *told, last = err.splitlines()
         assert status == 1
-        assert err.startswith(f"tcdecomp: error: {tmp_path / 'far.npz'}: the KL of mu and logvar")
-        assert err.count("\n") == 1
+        assert last.startswith(f"tcdecomp: error: {tmp_path / 'far.npz'}: the KL of mu and logvar")
+        assert [line.split(": ")[1] for line in told] == ["warning"]
 
 
 @pytest.mark.parametrize("dtype", [">f8", "<f4", "i8", "?", "longdouble"])

@@ -272,8 +272,8 @@ def mutual_info_gap(
     v0      1.0000  0.6931   z0 0.6931    z1 0.0000
     v1      1.0000  0.6931   z1 0.6931    z0 0.0000
     """
-    check_choice("convention", convention, tuple(CONVENTIONS))
-    bins, by_factor = CONVENTIONS[convention]
+    bins = bins_of(convention)
+    _, by_factor = CONVENTIONS[convention]
     tables = as_tables(
         codes,
         factors,
@@ -299,6 +299,12 @@ def mutual_info_gap(
         latent_names=tables.latent_names,
         factor_names=tables.factor_names,
     )
+
+
+def bins_of(convention: str | None) -> int:
+    """Return the number of bins of a convention, or raise a ValueError for an unknown one."""
+    check_choice("convention", convention, tuple(CONVENTIONS))
+    return CONVENTIONS[convention][0]
 
 
 def _share_of_latents(info: Information) -> FloatArray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from tcdecomp.metrics.bins import Binning, Bins
 from tcdecomp.metrics.classes import Classes
@@ -97,6 +97,12 @@ class Tables:
     def split(self) -> list[FloatArray]:
         """Return the tables of each factor, shape (D, B, size of the factor)."""
         return np.split(self.counts, np.cumsum(self.sizes)[:-1], axis=2)
+
+    def of_latents(self, chosen: NDArray[np.bool_]) -> Tables:
+        """Return the tables of some latents, by a mask of shape (D,)."""
+        names = np.array(self.latent_names, object)[chosen]
+        latents = tuple(coding for coding, flag in zip(self.latents, chosen, strict=False) if flag)
+        return replace(self, counts=self.counts[chosen], latent_names=tuple(names), latents=latents)
 
     def __add__(self, other: object) -> Tables:
         if not isinstance(other, Tables):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
+import warnings
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, NamedTuple, SupportsIndex
@@ -17,7 +18,8 @@ from torch import Generator
 from tcdecomp._processes import Division, Group, check_agreement, made_by_each
 from tcdecomp.dataset.decomposition import checked_samples
 from tcdecomp.dataset.groups import grouped_terms
-from tcdecomp.metrics import MutualInfoGap, mutual_info_gap
+from tcdecomp.metrics import MutualInfoGap, contingency_tables, mutual_info_gap
+from tcdecomp.metrics.mig import bins_of
 from tcdecomp.plugins import Reader, Seam
 from tcdecomp.priors import Prior, check_prior
 from tcdecomp.scoring.items import Items, joined, read_items
@@ -241,14 +243,13 @@ def _gaps(
     """Return the gap of all latents, and that of the active ones."""
     if items.factors is None:
         return None, None
-
-    def gap(chosen: NDArray[np.bool_]) -> MutualInfoGap:
-        names = tuple(name for name, flag in zip(items.names, chosen, strict=True) if flag)
-        return dataclasses.replace(
-            mutual_info_gap(items.codes[:, chosen], items.factors, **options), latent_names=names
-        )
-
-    whole = gap(np.ones_like(active))
+    counting = {"n_bins": bins_of(options.get("convention")), **options}
+    rest = {name: counting.pop(name) for name in ("correction", "convention") if name in counting}
+    tables = contingency_tables(items.codes, items.factors, **counting)
+    tables = dataclasses.replace(tables, latent_names=items.names)
+    whole = mutual_info_gap(tables, **rest)
     if active.all() or not active.any():
         return whole, whole if active.any() else None
-    return whole, gap(active)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a warning about the whole has the same remedy
+        return whole, mutual_info_gap(tables.of_latents(active), **rest)

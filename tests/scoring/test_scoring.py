@@ -201,6 +201,37 @@ def test_dead_latents_are_left_out_of_the_second_mig():
     assert report.mig_active.latent_names == ("z6", "z7")
 
 
+PER_LATENT = [
+    {"n_bins": [5, 6, 7, 8]},
+    {"discrete_codes": [True, False, False, False]},
+    {"convention": "ubisoft"},
+    {"correction": "miller-madow"},
+]
+
+
+@pytest.mark.parametrize("options", PER_LATENT)
+def test_options_reach_the_gap_of_the_active_latents(options):
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, 5, (2000, 2))
+    codes = np.column_stack([factors, 1e-3 * rng.standard_normal((2000, 2))])
+    report = score(codes, factors=factors, mig=options)
+    assert report.mig.score == pytest.approx(mig_score(codes, factors, **options))
+    own = {key: value[:2] if isinstance(value, list) else value for key, value in options.items()}
+    assert report.mig_active.score == pytest.approx(mig_score(codes[:, :2], factors, **own))
+
+
+def test_a_warning_about_the_mig_is_given_once():
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, 5, (100, 1))
+    codes = np.column_stack([factors * 20, 1e-3 * rng.standard_normal((100, 1))])
+    codes[:, 0] += rng.integers(0, 20, 100)
+    with pytest.warns(UserWarning, match="discrete_codes=True") as told:
+        score(codes, factors=factors)
+    texts = [str(warning.message) for warning in told]
+    assert len(set(texts)) == len(texts)
+    assert {warning.filename for warning in told} == {__file__}
+
+
 def test_options_reach_mig_score():
     options = {"n_bins": 5, "strategy": "quantile", "discrete_factors": [True, False]}
     codes = X[:, :4]
