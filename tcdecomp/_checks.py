@@ -6,6 +6,9 @@ import math
 import operator
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, SupportsIndex
 
 import torch
@@ -19,10 +22,12 @@ __all__ = [
     "checked_int",
     "checked_labels",
     "checked_size",
+    "doubting",
     "integer",
     "largest_logvar",
     "warn_always",
     "warn_user",
+    "without_doubts",
 ]
 
 _INSIDE = ("tcdecomp", "tcdecomp_adapters", "torch")
@@ -55,6 +60,24 @@ def warn_always(kind: str, text: str | None) -> None:
     """Warn with the text, if there is one. Python's own filters decide what the user sees."""
     if text is not None:
         warn_user(text)
+
+
+_DOUBTING = ContextVar("tcdecomp_doubting", default=True)
+
+
+def doubting() -> bool:
+    """Tell whether a batch may be doubted here."""
+    return _DOUBTING.get()
+
+
+@contextmanager
+def without_doubts() -> Iterator[None]:
+    """Doubt no batch inside, and count none as looked at: no training step comes from there."""
+    token = _DOUBTING.set(False)
+    try:
+        yield
+    finally:
+        _DOUBTING.reset(token)
 
 
 def integer(value: SupportsIndex) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tcdecomp._checks import WarnOnce
+from tcdecomp._checks import WarnOnce, doubting
 from tcdecomp._processes import Group
 from tcdecomp.kernels import Kernel
 from tcdecomp.minibatch.bank import PosteriorBank
@@ -253,7 +253,7 @@ class TCDecomposition(nn.Module):
         estimates: bool = True,
     ) -> Batch:
         options, seek = self.options, False
-        if options.looks_at(z):
+        if options.looks_at(z) and doubting():
             seek = self._calls < FIRST or self._calls % EVERY == 0
             self._calls += 1
         return Batch(

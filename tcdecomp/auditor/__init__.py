@@ -47,7 +47,7 @@ def audit(
         tensor with one element or of shape (M,), whose mean is taken. The function must accept
         any M from 4 to 61 and any D from 1 to 100.
     device : str or torch.device
-        Device of the tensors that the function gets.
+        Device of the tensors that the function gets, and its default device.
     dtype : torch.dtype
         Their floating-point dtype.
     seed : int
@@ -83,10 +83,11 @@ def audit(
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating-point torch.dtype; got {dtype!r}")
     subject = Subject(terms_fn, torch.device(device), dtype)
-    try:
-        return _audit(subject, Generator().manual_seed(seed))
-    except RaisedError as error:
-        return Audit(UNKNOWN, (_raising(error),))
+    with torch.device("cpu"):  # whatever the default device is
+        try:
+            return _audit(subject, Generator().manual_seed(seed))
+        except RaisedError as error:
+            return Audit(UNKNOWN, (_raising(error),))
 
 
 def _audit(subject: Subject, generator: Generator) -> Audit:

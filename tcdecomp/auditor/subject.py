@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from tcdecomp._checks import without_doubts
 from tcdecomp.auditor.forms import Form, constant
 from tcdecomp.auditor.probes import SHARPEST, Probe, apart, between, normal, together
 from tcdecomp.dataset.decomposition import decompose_dataset
@@ -90,9 +90,9 @@ class Subject:
 
     def _call(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int) -> list[Tensor]:
         try:
-            with warnings.catch_warnings():
-                # Some probes are no samples of the posterior, and the code may be this library's.
-                warnings.filterwarnings("ignore", "z does not look|mu and logvar have")
+            # The noise of most probes is no sample, and the code may be this library's. Tensors
+            # that the code makes without a device are on that of its arguments.
+            with without_doubts(), self.device:
                 result = self.function(z, mu, logvar, dataset_size)
         except Exception as error:
             raise RaisedError(

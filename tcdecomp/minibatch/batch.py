@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tcdecomp._autocast import no_autocast
-from tcdecomp._checks import checked_labels, checked_size, warn_always
+from tcdecomp._checks import checked_labels, checked_size, doubting, warn_always
 from tcdecomp._evidence import doubt_of_rows, doubt_of_sample
 from tcdecomp._processes import GlobalBatch, resolve_group, shared_refusal
 from tcdecomp.minibatch.bank import PosteriorBank
@@ -83,7 +83,7 @@ class Batch:
                 size = checked_size(dataset_size, _distinct(items, len(given.mu)))  # type: ignore[arg-type]
                 if bank is not None:
                     _check_bank(bank, given, items, group)
-        if self._look and seek:
+        if self._look and seek and doubting():
             doubt("sample", doubt_of_sample(given))
             if items is None:
                 doubt("rows", doubt_of_rows(given.mu, given.logvar))

@@ -12,7 +12,7 @@ import torch
 import public_faults as code
 import reference
 from public_faults import FAULTS, RIGHT
-from tcdecomp import audit
+from tcdecomp import TCDecomposition, audit
 from tcdecomp.auditor import probes, subject
 from tcdecomp.auditor.forms import COUNTED, DENSITIES, MATRICES, SCALES, Form
 from tcdecomp.auditor.search import explain
@@ -386,6 +386,25 @@ def test_it_repeats_itself_and_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     assert str(audit(code.public)) == str(audit(code.public))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("case", ["tcdecomp, mss", "public MSS", "the paper's, first"])
+def test_the_default_device_changes_nothing(case):
+    expected = audited(case).verdicts
+    torch.set_default_device("meta")
+    try:
+        assert audit(CASES[case][0]).verdicts == expected
+    finally:
+        torch.set_default_device(None)
+
+
+def test_a_criterion_doubts_no_batch_of_the_auditor_and_the_next_one_of_the_user():
+    criterion = TCDecomposition(estimator="inclusive")
+    assert audit(criterion.decompose).estimator == "inclusive"
+    mu, std = torch.randn(64, 10, generator=generator()), torch.full((64, 10), 0.1)
+    z = mu + std * torch.randn(64, 10, generator=generator(1))
+    with pytest.warns(UserWarning, match="z does not look like a sample"):
+        criterion(z, mu, std, 1000)
 
 
 # The report
