@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tcdecomp import Posterior, TCDecomposition, hookimpl
-from tcdecomp.plugins import Attachment, called_with
+from tcdecomp.plugins import Attachment, called_with, warn_user
 
 __all__ = ["tcdecomp_attach", "tcdecomp_encode"]
 
@@ -98,8 +97,7 @@ def _compare(attachment: _Replacing, posterior: Posterior) -> bool:
     except Exception as error:  # of the model's own code, which training does without
         difference = f"could not be compared with the KL: {type(error).__name__}: {error}"
     if difference:
-        # The caller is the model's loss, above _kl_loss and the attachment.
-        warnings.warn(f"{type(attachment.model).__name__}.kl_loss {difference}", stacklevel=4)
+        warn_user(f"{type(attachment.model).__name__}.kl_loss {difference}")
     return True
 
 
@@ -108,10 +106,9 @@ def _kls(criterion: TCDecomposition, posterior: Posterior) -> list[float]:
     forms: list[Any] = [("closed", None), ("sampled", None)]
     if criterion.prior is not None:
         forms += [(criterion.kl, criterion.prior), ("sampled", criterion.prior)]
-    batch = posterior.z, posterior.mu, posterior.logvar
     plain = [TCDecomposition(kl=kl, prior=p, reduction="sum", validate=False) for kl, p in forms]
     with torch.no_grad():  # with weights of 1 nothing is estimated, and any N will do
-        return [float(kl(*batch, len(posterior.mu))) for kl in plain]
+        return [float(kl(*posterior, len(posterior.mu))) for kl in plain]
 
 
 def _original(attachment: _Replacing, posterior: Posterior) -> Tensor:
@@ -119,7 +116,7 @@ def _original(attachment: _Replacing, posterior: Posterior) -> Tensor:
     working = posterior.in_working_precision()
     devices = [working.z.device] if working.z.is_cuda else []
     with torch.no_grad(), torch.random.fork_rng(devices):
-        own = attachment.original(working.z, working.mu, working.logvar)
+        own = attachment.original(*working)
     return torch.as_tensor(own, device=working.z.device)
 
 

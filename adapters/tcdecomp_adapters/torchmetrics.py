@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from tcdecomp import Posterior, TCDecomposition, mig_score
 from tcdecomp.metrics import mig_scorer
-from tcdecomp.plugins import checked_int
+from tcdecomp.plugins import checked_int, warn_user
 
 __all__ = ["MIG", "KLTerms"]
 
@@ -109,9 +108,7 @@ class KLTerms(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Return the mean of each term, a scalar, by name."""
         if not self.rows:
-            warnings.warn(
-                "KLTerms has seen no batch of two rows or more: its values are NaN", stacklevel=3
-            )
+            warn_user("KLTerms has seen no batch of two rows or more: its values are NaN")
         return dict(zip(self.names, self.sums / self.rows, strict=True))
 
 

@@ -1,6 +1,6 @@
 """Which adapter serves which model, and what adapters are made of."""
 
-from tcdecomp._checks import checked_int
+from tcdecomp._checks import checked_int, warn_user
 from tcdecomp.plugins.attachment import Attachment, check_criterion, for_own_rows
 from tcdecomp.plugins.hooks import hookimpl
 from tcdecomp.plugins.models import Reader, answer_of, as_posterior, attach, called_with, encode
@@ -26,4 +26,5 @@ __all__ = [
     "register",
     "survey",
     "unregister",
+    "warn_user",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
@@ -11,7 +10,13 @@ from torch import Generator
 
 from tcdecomp import Bracket, Posterior, TCDecomposition, encode
 from tcdecomp.metrics import mig_scorer
-from tcdecomp.plugins import Attachment, check_criterion, checked_int, for_own_rows
+from tcdecomp.plugins import (
+    Attachment,
+    check_criterion,
+    checked_int,
+    for_own_rows,
+    warn_user,
+)
 from tcdecomp.scoring import loaders
 from tcdecomp_adapters._lightning.step import criterion_of, left_posterior
 from tcdecomp_adapters._lightning.tally import Tally
@@ -194,13 +199,12 @@ class TCMonitorMixin:
                 return encode(module, inputs, generator=self._generator)
         except Exception as error:  # of the user's own encode, which training does without
             self._blind = True
-            warnings.warn(
+            warn_user(
                 f"TCMonitor logs no terms outside training, since {type(module).__name__} cannot "
                 f"encode a batch ({type(error).__name__}: {error}). A batch is "
                 f"{loaders.described(batch)}. By default the model gets the first entry of a "
                 "sequence; inputs= says what else it gets, as in inputs=lambda batch: batch or "
-                'inputs="image". Or leave self.posterior in validation_step',
-                stacklevel=2,
+                'inputs="image". Or leave self.posterior in validation_step'
             )
             return None
 

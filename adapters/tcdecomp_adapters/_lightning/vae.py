@@ -83,7 +83,7 @@ class TCVAEMixin(nn.Module):
         x, posterior = _images(batch), self.encode(batch)
         reconstruction = self._reconstruction(posterior, x)
         with _one_batch(self.criterion, self._processes_hold_one_batch()):
-            penalty = self.criterion(posterior.z, posterior.mu, posterior.logvar, self.dataset_size)
+            penalty = self.criterion(*posterior, self.dataset_size)
         loss: Tensor = reconstruction + penalty
         self.posterior = posterior.detach()
         self.log_dict(
@@ -125,7 +125,7 @@ class TCVAEMixin(nn.Module):
 
     def _kl(self, posterior: Posterior) -> Tensor:
         plain = TCDecomposition(prior=self.criterion.prior, kl=self.criterion.kl, validate=False)
-        kl: Tensor = plain(posterior.z, posterior.mu, posterior.logvar, len(posterior.mu))
+        kl: Tensor = plain(*posterior, len(posterior.mu))
         return kl
 
 
