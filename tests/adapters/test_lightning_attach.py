@@ -81,14 +81,21 @@ def test_a_weight_on_the_modules_own_kl_is_not_that_of_the_excess(pl):
     torch.testing.assert_close(losses[1] - losses[0], 5 * handle.terms().total_correlation)
 
 
-def test_nothing_is_estimated_with_weights_of_one(pl, monkeypatch):
-    model, criterion = outsiders(pl)(), TCDecomposition()
-    monkeypatch.setattr("tcdecomp.minibatch.batch.mean_log_mixture", None)
+def test_nothing_is_estimated_with_weights_of_one(pl):
+    asked = []
+
+    def weights(others, dataset_size):
+        asked.append(others)
+        return 1 / dataset_size, (dataset_size - 1) / (dataset_size * others)
+
+    model, criterion = outsiders(pl)(), TCDecomposition(estimator=weights)
     attach(model, criterion, SIZE)
     step(model)
+    assert asked == [15]  # whether there are enough
+    asked.clear()
     criterion.beta = 6
-    with pytest.raises(TypeError, match="not callable"):
-        step(model)
+    step(model)
+    assert asked == [15, 15]
 
 
 def test_a_schedule_may_start_at_weights_of_one_only_where_it_can_go_on(pl):
