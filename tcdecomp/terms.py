@@ -75,7 +75,7 @@ class Terms(NamedTuple):
 
     @property
     def sampled_kl(self) -> Tensor:
-        """The sum of the three terms: the KL that their samples give."""
+        """The KL that the samples give, which is the sum of the three terms."""
         return self.index_code_mi + self.aggregate_kl
 
     @property

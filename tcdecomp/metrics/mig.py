@@ -164,7 +164,7 @@ def mig_score(
 
     See Also
     --------
-    tcdecomp.metrics.mutual_info_gap : The same with the gaps and the information of every pair.
+    tcdecomp.mutual_info_gap : The same with the gaps and the information of every pair.
 
     Notes
     -----
