@@ -13,16 +13,17 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator
+from torch import Generator, Tensor
 
 from tcdecomp._processes import Division, Group, check_agreement, made_by_each
-from tcdecomp.dataset.decomposition import checked_samples
+from tcdecomp.dataset.decomposition import checked_samples, decompose_dataset
 from tcdecomp.dataset.groups import grouped_terms
 from tcdecomp.metrics import MutualInfoGap, contingency_tables, mutual_info_gap
 from tcdecomp.metrics.mig import bins_of
 from tcdecomp.plugins import Reader, Seam
-from tcdecomp.priors import Prior, check_prior
-from tcdecomp.scoring.items import Items, joined, read_items
+from tcdecomp.posterior import Posterior
+from tcdecomp.priors import Prior, check_prior, closed_form_kl_j, factors_of
+from tcdecomp.scoring.items import Items, check_order, joined, read_items
 from tcdecomp.scoring.loaders import InputsIn
 from tcdecomp.scoring.report import Report
 from tcdecomp.scoring.units import active_units, by_activity, check_threshold, grouped_tc
@@ -38,6 +39,7 @@ def score(
     inputs: InputsIn = None,
     device: torch.device | str | None = None,
     prior: Prior = None,
+    condition: Any = None,
     num_samples: SupportsIndex = 10_000,
     seed: int = 0,
     active_threshold: float = 0.01,
@@ -77,6 +79,10 @@ def score(
         Where the inputs are moved: the model's device. By default they are not moved.
     prior : Distribution or callable, optional
         As in :func:`tcdecomp.decompose_dataset`.
+    condition : array_like, shape (N,), optional
+        An integer label for each item, in the order of the items, of a conditional model: the
+        terms are those of q(z|c), as in :func:`tcdecomp.decompose_dataset`. The report then has no
+        split of the total correlation by activity.
     num_samples : int
         As in :func:`tcdecomp.decompose_dataset`, which runs on the device of the model's means.
     seed : int
@@ -133,8 +139,14 @@ def score(
     >>> report.items, report.active_units, report.mig.score
     (64, 2, 1.0)
     """
-    settings = _Settings(prior, num_samples, seed, active_threshold, {} if mig is None else mig)
+    settings = _Settings(
+        prior, condition, num_samples, seed, active_threshold, {} if mig is None else mig
+    )
     division = Division(process_group, gathered=True)
+    if condition is not None:
+        if division.group is not None:
+            raise ValueError("process_group must be None where a condition is given to score")
+        check_order("condition", batches, shared=False)
     if seam is not None:
         model = Reader(model, seam)
 
@@ -158,6 +170,7 @@ class _Settings(NamedTuple):
     """The options of :func:`score` that the numbers depend on."""
 
     prior: Prior
+    condition: Any
     num_samples: SupportsIndex
     seed: int
     threshold: float
@@ -220,6 +233,8 @@ def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
     if items.moments is None:
         return report
     mu, logvar = (moment.to(items.device) for moment in items.moments)
+    if settings.condition is not None:
+        return dataclasses.replace(report, **_by_label(mu, logvar, settings))
     terms = grouped_terms(
         mu,
         logvar,
@@ -235,6 +250,21 @@ def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
         latent_kl=np.array([latent.terms.kl for latent in terms.dimensions]),
         grouped_tc=grouped_tc(terms),
     )
+
+
+def _by_label(mu: Tensor, logvar: Tensor, settings: _Settings) -> dict[str, Any]:
+    """Return the terms of q(z|c), and the KL of each latent."""
+    terms = decompose_dataset(
+        mu,
+        logvar,
+        condition=torch.as_tensor(settings.condition, device=mu.device),
+        num_samples=settings.num_samples,
+        generator=Generator(mu.device).manual_seed(settings.seed),
+        prior=settings.prior,
+    )
+    posterior = Posterior(mu, mu, logvar).in_working_precision()
+    kl = closed_form_kl_j(factors_of(settings.prior, posterior), posterior)
+    return {"terms": terms, "latent_kl": kl.double().mean(0).cpu().numpy()}
 
 
 def _gaps(

@@ -31,7 +31,7 @@ from tcdecomp.scoring.loaders import (
     usable_factors,
 )
 
-__all__ = ["Items", "joined", "read_items"]
+__all__ = ["Items", "check_order", "joined", "read_items"]
 
 _MODEL_AND_BATCHES = (
     "score takes a model and batches; or without batches a Posterior, a (mu, logvar) pair, a torch "
@@ -187,7 +187,7 @@ def _collected(
 ) -> Items:
     by_item = _is_array(factors) or isinstance(factors, list | tuple)
     if by_item:
-        _check_order(batches, shared)
+        check_order("factors", batches, shared=shared)
     reading: FactorsIn = False if by_item else factors
     check_reading(inputs, reading)
     seen = collect(model, batches, inputs, reading, device)
@@ -210,7 +210,7 @@ def _collected(
     )
 
 
-def _check_order(batches: Any, shared: bool) -> None:
+def check_order(name: str, batches: Any, *, shared: bool) -> None:
     """Refuse a DataLoader whose order is not known to be that of its data set, or of its share."""
     if not isinstance(batches, DataLoader):
         return
@@ -218,9 +218,9 @@ def _check_order(batches: Any, shared: bool) -> None:
     dealt = shared and type(sampler) is DistributedSampler and not sampler.shuffle
     if type(sampler) is not SequentialSampler and not dealt:
         raise ValueError(
-            "batches must go through their data set in order where factors are an array; got a "
-            f"DataLoader with a {type(sampler).__name__}. Give factors as a callable that returns "
-            "those of a batch, or a loader that does not shuffle"
+            f"batches must go through their data set in order where {name} is an array; got a "
+            f"DataLoader with a {type(sampler).__name__}. Give a loader that does not shuffle; "
+            "factors may also be a callable that returns those of a batch"
         )
 
 

@@ -577,7 +577,7 @@ UNORDERED = {
 @pytest.mark.parametrize("kind", UNORDERED)
 def test_an_array_of_factors_needs_a_loader_in_order(kind):
     batches = DataLoader(DATA, **UNORDERED[kind])
-    with pytest.raises(ValueError, match=f"a DataLoader with a {kind.strip()}. Give factors as"):
+    with pytest.raises(ValueError, match=f"a DataLoader with a {kind.strip()}. Give a loader that"):
         score(VAE(), batches, FACTORS)
 
 
@@ -924,3 +924,24 @@ def test_options_are_refused_before_the_model_has_run(options):
     with pytest.raises((TypeError, ValueError), match=next(iter(options))):
         score(model, loader(), **options)
     assert model.seen == []
+
+
+def test_a_condition_scores_the_terms_of_each_label():
+    g = torch.Generator().manual_seed(0)
+    mu, logvar = torch.randn(120, 3, generator=g), torch.full((120, 3), -2.0)
+    labels = torch.arange(120) % 2
+    report = score((mu, logvar), condition=labels, num_samples=400)
+    want = decompose_dataset(
+        mu, logvar, condition=labels, num_samples=400, generator=torch.Generator().manual_seed(0)
+    )
+    assert_close(torch.stack(list(report.terms.terms)), torch.stack(list(want.terms)))
+    assert_close(torch.tensor(report.latent_kl.sum()), want.terms.kl, torch.float32)
+    assert "total correlation" in str(report).lower().replace("_", " ")
+    batches = DataLoader(TensorDataset(mu), batch_size=30)
+    by_loader = score(lambda x: (x, torch.full_like(x, -2.0)), batches, condition=labels.numpy())
+    assert_close(by_loader.terms.terms.dimension_wise_kl, want.terms.dimension_wise_kl)
+    shuffled = DataLoader(TensorDataset(mu), batch_size=30, shuffle=True)
+    with pytest.raises(ValueError, match="in order where condition is an array"):
+        score(lambda x: (x, x - 2), shuffled, condition=labels)
+    with pytest.raises(ValueError, match=r"condition must have shape \(120,\)"):
+        score((mu, logvar), condition=labels[:7])

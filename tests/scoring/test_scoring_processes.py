@@ -87,7 +87,7 @@ def test_a_process_that_is_refused_makes_all_raise(ranks, case, own):
         ("names", f"the columns of codes {EVERYWHERE} [('a', "),
         ("asked", f"whether factors are looked for in the batches {EVERYWHERE} [False, True]"),
         ("same share", "batches must deal out each item to one process of process_group; got"),
-        ("shuffled", "batches must go through their data set in order where factors are an array"),
+        ("shuffled", "batches must go through their data set in order where factors is an array"),
         ("epochs", f"seed and epoch of a DistributedSampler {EVERYWHERE} [(3, 0), (4, 0)] by rank"),
         ("seed", f"seed {EVERYWHERE} ['1', '2'] by rank"),
         ("active_threshold", f"active_threshold {EVERYWHERE} ['0.1', '0.2'] by rank"),
