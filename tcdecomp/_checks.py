@@ -159,7 +159,7 @@ def _check_shapes(names: str, tensors: dict[str, Tensor]) -> None:
     shape = shapes["mu"]
     samples = shapes.get("z", shape)
     per_item = samples[1:] if len(samples) == 3 else samples
-    if len(shape) != 2 or {*shapes.values()} - {samples} - {shape} or per_item != shape:
+    if len(shape) != 2 or not shape == shapes["logvar"] == per_item:
         got = ", ".join(map(str, shapes.values()))
         raise ValueError(
             f"{names} must share one shape (M, D); got {got}{_remedy(tensors['mu'], shapes)}"

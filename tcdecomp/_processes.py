@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 
 import torch
@@ -73,9 +73,8 @@ def resolve_group(process_group: Group) -> ProcessGroup | None:
     return group
 
 
-@contextmanager
-def shared_refusal(group: ProcessGroup | None, rows: object) -> Iterator[None]:
-    """Let an error of this process raise in the others, too.
+def shared_refusal(group: ProcessGroup | None, rows: object) -> AbstractContextManager[None]:
+    """Return a context in which an error of this process raises in the others, too.
 
     They make a :class:`GlobalBatch` next, as this process does where there is no error.
 
@@ -86,12 +85,17 @@ def shared_refusal(group: ProcessGroup | None, rows: object) -> Iterator[None]:
     rows : object
         What was given as this process's rows, of which there may be none.
     """
+    # torch.compile of older torch cannot look into a context that is a generator.
+    return nullcontext() if group is None else _shared_refusal(group, rows)
+
+
+@contextmanager
+def _shared_refusal(group: ProcessGroup, rows: object) -> Iterator[None]:
     try:
         yield
     except Exception:
-        if group is not None:
-            empty = isinstance(rows, Tensor) and rows.dim() == 2 and len(rows) == 0
-            _exchanged(group, [_EMPTY if empty else _REFUSED])
+        empty = isinstance(rows, Tensor) and rows.dim() == 2 and len(rows) == 0
+        _exchanged(group, [_EMPTY if empty else _REFUSED])
         raise
 
 

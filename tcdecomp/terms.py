@@ -104,8 +104,9 @@ class Terms(NamedTuple):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Terms:
         """Return the terms with ``function`` applied to each; a ``kl`` of None stays None."""
-        mi, tc, dimension_wise_kl = map(function, self[:3])
-        return Terms(mi, tc, dimension_wise_kl, None if self.kl is None else function(self.kl))
+        mi, tc, dimension_wise_kl, kl = self
+        kl = None if kl is None else function(kl)
+        return Terms(function(mi), function(tc), function(dimension_wise_kl), kl)
 
     def weigh(self, alpha: float, beta: float, gamma: float) -> Tensor:
         """Return gamma * KL + (alpha - gamma) * MI + (beta - gamma) * TC, in the terms' shape."""

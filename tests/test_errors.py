@@ -41,6 +41,11 @@ CALLS = {
         ValueError,
         "z, mu and logvar must share one shape (M, D); got (3,), (3,), (3,)",
     ),
+    "samples of logvar": (
+        (Z[None], MU, LOGVAR[None], 100),
+        ValueError,
+        "z, mu and logvar must share one shape (M, D); got (1, 8, 3), (8, 3), (1, 8, 3)",
+    ),
     "empty": (
         (Z[:0], MU[:0], LOGVAR[:0], 100),
         ValueError,

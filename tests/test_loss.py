@@ -15,6 +15,7 @@ from torch.distributions import Independent, Laplace, Normal, kl_divergence
 from strategies import batches, draw_posterior
 from tcdecomp import TCDecomposition, decompose, presets
 from tolerances import assert_close
+from versions import compiles
 
 WEIGHTS = [(0.5, 6.0, 2.0), (-1.0, 3.0, 0.0), (1.0, 6.0, 1.0), (2.0, 0.0, 1.0)]
 BATCH = draw_posterior(seed=0, size=16, dim=3)
@@ -193,6 +194,7 @@ def test_weights_are_attributes_of_a_schedule():
         assert torch.equal(criterion(*BATCH, 100), TCDecomposition(beta=beta)(*BATCH, 100))
 
 
+@compiles
 @pytest.mark.parametrize("beta", [1, 6])
 def test_a_compiled_loss_is_one_graph_and_the_same(beta):
     criterion = TCDecomposition(beta=beta)
@@ -219,6 +221,7 @@ def test_vmap_over_batches(beta):
         assert_close(losses[i], criterion(*(t[i] for t in stacked), 100))
 
 
+@compiles
 def test_a_schedule_weighs_compiled_terms():
     criterion = TCDecomposition()
     terms_of = torch.compile(criterion.decompose, fullgraph=True, backend="aot_eager")

@@ -15,6 +15,7 @@ from strategies import draw_posterior
 from tcdecomp import Posterior, TCDecomposition, Terms
 from tcdecomp.schedules import Capacity, Cyclic, WarmUp, known_values
 from tolerances import assert_close
+from versions import compiles_schedules
 
 NUMBERS = st.floats(-1e6, 1e6)
 STEPS = st.integers(0, 10**6)
@@ -169,6 +170,7 @@ def test_a_loop_sets_a_weight():
         assert_close(excess, (min(1 + 1.25 * step, 6) - 1) * terms.total_correlation)
 
 
+@compiles_schedules
 @pytest.mark.parametrize("schedule", [WarmUp(6, 40, start=1), Cyclic(6, 8)])
 def test_a_compiled_criterion_follows_in_one_graph(schedule):
     criterion = TCDecomposition()

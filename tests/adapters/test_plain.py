@@ -12,6 +12,7 @@ from tcdecomp import Posterior, TCDecomposition, attach, encode
 from tcdecomp.plugins import NoAdapterError
 from tcdecomp.plugins.attachment import Attachment
 from tcdecomp.testing import check_attach, check_encode
+from versions import compiles
 
 X = torch.rand(32, 6, generator=torch.Generator().manual_seed(0))
 N = 100
@@ -304,6 +305,7 @@ def test_a_batch_without_kl_leaves_the_comparison_to_the_next():
         model.loss(X)
 
 
+@compiles
 def test_nothing_is_compared_under_compile():
     model = with_term(SCALES["sum over the batch"][0])
     attach(model, TCDecomposition(), N)

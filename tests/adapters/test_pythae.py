@@ -22,6 +22,7 @@ from tcdecomp.plugins.attachment import Attachment
 from tcdecomp.testing import check_attach, check_encode
 from tcdecomp_adapters.pythae import TCMonitor
 from tolerances import assert_close
+from versions import compiles_attached
 
 N, N_EVAL, M = 40, 24, 16
 X = torch.rand(N + N_EVAL, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -546,7 +547,7 @@ def test_a_last_batch_of_one_row_is_an_error(tmp_path):
         BaseTrainer(model, dataset, None, config(tmp_path)).train()
 
 
-@pytest.mark.skipif(torch.__version__ < (2, 13), reason="Dynamo traces no __get__ before")
+@compiles_attached
 @pytest.mark.parametrize("name", ["VAE", "BetaVAE", "INFOVAE_MMD"])
 def test_attach_adds_no_graph_to_a_compiled_model(name):
     graphs = []

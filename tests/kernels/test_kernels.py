@@ -23,6 +23,7 @@ from tcdecomp.kernels import (
 )
 from tcdecomp.posterior import log_normal
 from tolerances import TOLERANCES, assert_close
+from versions import compiles
 
 # (M, K, D), with odd sizes, more points than components, and the reverse.
 SHAPES = [(1, 1, 1), (1, 3, 2), (5, 5, 3), (17, 33, 7), (33, 17, 4), (64, 64, 10)]
@@ -374,6 +375,7 @@ def test_the_operator_keeps_torchs_rules():
     torch.library.opcheck(operators.log_sum, (z, None, mu, logvar, None, "others", "blocked"))
 
 
+@compiles
 @pytest.mark.parametrize("keep", ["all", "own", "others"])
 def test_the_operator_compiles_and_exports_whole(keep):
     def compiled(*batch):

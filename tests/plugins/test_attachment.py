@@ -12,6 +12,7 @@ from torch.distributions import Normal
 from tcdecomp import TCDecomposition
 from tcdecomp.plugins import Attachment, check_criterion
 from tolerances import assert_close
+from versions import compiles_attached
 
 
 class Model(nn.Module):
@@ -288,7 +289,7 @@ def test_the_signature_shows_through_a_decorator_of_the_original():
     assert list(inspect.signature(model.step).parameters) == ["x", "batch_idx"]
 
 
-@pytest.mark.skipif(torch.__version__ < (2, 13), reason="Dynamo traces no __get__ before")
+@compiles_attached
 def test_a_compiled_model_sees_attach_and_detach():
     class Callable(Model):
         def forward(self, x):
