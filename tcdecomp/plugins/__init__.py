@@ -5,10 +5,11 @@ from tcdecomp.plugins.attachment import Attachment, check_criterion, for_own_row
 from tcdecomp.plugins.hooks import hookimpl
 from tcdecomp.plugins.models import Reader, answer_of, as_posterior, attach, called_with, encode
 from tcdecomp.plugins.registry import NoAdapterError, Status, register, survey, unregister
-from tcdecomp.plugins.seam import Seam, find_seam
+from tcdecomp.plugins.seam import KLWeight, Seam, find_seam
 
 __all__ = [
     "Attachment",
+    "KLWeight",
     "NoAdapterError",
     "Reader",
     "Seam",

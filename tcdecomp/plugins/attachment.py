@@ -130,6 +130,11 @@ class Attachment:
         original: Callable[..., Any] = attribute_of_class(self.model, self.method or "")
         return original
 
+    @property
+    def posterior(self) -> Posterior | None:
+        """The posterior of the last step, without its graph; None before the first."""
+        return None if self._last is None else self._last[0]
+
     def loss(
         self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int | None = None
     ) -> Tensor:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, SupportsIndex
 
-from torch import Generator, nn
-from torch.distributions import Distribution
+from torch import Generator, Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from tcdecomp._checks import checked_size
@@ -206,8 +206,9 @@ def as_posterior(answer: object, name: str, *, generator: Generator | None = Non
 
     Parameters
     ----------
-    answer : Posterior, (mu, logvar), (z, mu, logvar) or Normal
-        Tensors of shape (M, D).
+    answer : Posterior, (mu, logvar), (z, mu, logvar), Normal or object
+        Tensors of shape (M, D). A torch Normal, and an object with tensors ``mean`` and ``logvar``
+        or ``loc`` and ``scale``, may have shape (M, ...): it is flattened.
     name : str
         Whose answer it is, for the error.
     generator : torch.Generator, optional
@@ -229,6 +230,8 @@ def as_posterior(answer: object, name: str, *, generator: Generator | None = Non
 
 
 def _posterior_of(answer: Any, generator: Generator | None) -> Posterior:
+    if (moments := _moments_of(answer)) is not None:
+        return Posterior.from_moments(*moments, generator=generator)
     if isinstance(answer, Distribution):
         return Posterior.from_normal(answer, generator=generator)
     if isinstance(answer, tuple | list) and len(answer) == 2:
@@ -239,6 +242,21 @@ def _posterior_of(answer: Any, generator: Generator | None) -> Posterior:
         length = f" of {len(answer)}" if isinstance(answer, tuple | list) else ""
         raise TypeError(f"got {type(answer).__name__}{length}")
     return answer if generator is None else answer.sample(generator=generator)
+
+
+def _moments_of(answer: Any) -> tuple[Tensor, Tensor] | None:
+    """Return mu and logvar, (M, D), of an object that has them by one of their names."""
+    while isinstance(answer, Independent):
+        answer = answer.base_dist
+    if isinstance(answer, Distribution) and not isinstance(answer, Normal):
+        return None
+    mean, logvar = getattr(answer, "mean", None), getattr(answer, "logvar", None)
+    if logvar is None and isinstance(scale := getattr(answer, "scale", None), Tensor):
+        mean, logvar = getattr(answer, "loc", None), 2 * scale.log()
+    if not (isinstance(mean, Tensor) and isinstance(logvar, Tensor)):
+        return None
+    flat = mean.dim() > 2 and mean.shape == logvar.shape
+    return (mean.flatten(1), logvar.flatten(1)) if flat else (mean, logvar)
 
 
 def _check_unserved(model: Any) -> None:

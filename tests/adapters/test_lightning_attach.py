@@ -66,19 +66,19 @@ def test_the_gradient_reaches_logvar_too(pl, weight):
     torch.testing.assert_close(model.logvar.grad, plain.logvar.grad + (weight - 1) * of_kl)
 
 
-def test_a_weight_on_the_modules_own_kl_is_not_that_of_the_excess(pl):
-    """The loss is recon + w KL + excess, so that all three terms weigh w - 1 more or less."""
-
+@pytest.mark.parametrize("weight", [0.25, 1e-6, 16.0])
+def test_a_weight_on_the_modules_own_kl_is_that_of_the_excess(pl, weight):
     class Weighted(outsiders(pl)):
         def kl(self, z, mu, logvar):
-            return 0.25 * super().kl(z, mu, logvar)
+            return weight * super().kl(z, mu, logvar)
 
-    plain, model, losses = Weighted(), Weighted(), []
+    plain, model, losses = Weighted().double(), Weighted().double(), []
     handle = attach(model, TCDecomposition(beta=6), SIZE)
     for module in (plain, model):
         torch.manual_seed(1)
-        losses.append(step(module).detach())
-    torch.testing.assert_close(losses[1] - losses[0], 5 * handle.terms().total_correlation)
+        losses.append(module.training_step([BATCH[0].double()], 0).detach())
+    want = weight * 5 * handle.terms().total_correlation
+    torch.testing.assert_close(losses[1] - losses[0], want, atol=1e-12, rtol=1e-6)
 
 
 def test_nothing_is_estimated_with_weights_of_one(pl):
@@ -325,6 +325,8 @@ def test_checkpoints_fit_the_module_without(pl, tmp_path):
     assert trainer.global_step == 2 * SIZE // 16
 
 
+# Dynamo's own, of any graph that is broken.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_module_trains_attached(pl):
     model, plain = outsiders(pl)(), outsiders(pl)()
     for module in (model, plain):

@@ -74,6 +74,35 @@ def test_adds_the_weighted_excess(name):
     assert terms.kl > 1e-3
 
 
+def test_trains_as_the_criterion_written_in_by_hand():
+    batch, trained_weights = structures.conditional_batch(), []
+    criterion = TCDecomposition(alpha=0.5, beta=20, gamma=2)
+    for by_hand in (True, False):
+        torch.manual_seed(0)
+        model = structures.Conditional(labels_first=True)
+        if not by_hand:
+            seam = Seam(["fc_mu", "fc_var"], "decoder")
+            handle = attach(model, criterion, N, seam=seam)
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        for seed in range(20):
+            torch.manual_seed(seed)
+            if by_hand:
+                hidden = model.encoder(torch.cat(batch, dim=1))
+                mu, logvar = model.fc_mu(hidden), model.fc_var(hidden)
+                z = sample(mu, logvar)
+                recon = model.decoder(torch.cat([batch[1], z], dim=1))
+                loss = squared_error(batch[0], recon) + criterion(z, mu, logvar, N)
+            else:
+                loss = handle.loss(model.loss_of(batch))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        trained_weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*trained_weights, atol=1e-4, rtol=1e-3)
+    plain = trained(structures.Conditional(labels_first=True), batch, steps=20)
+    assert (trained_weights[0] - plain).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("name", KNOWN)
 def test_its_terms_are_those_of_the_models_own_posterior(name):
     known = KNOWN[name]
@@ -323,6 +352,19 @@ def test_a_compiled_model_is_served(backend, own_loop):
         loss = handle.loss(loss) if own_loop else loss
         assert_close(loss, step(plain, X, Attachment.of(plain), seed))
     assert handle.kl_weight == pytest.approx(0.00025)
+
+
+@pytest.mark.filterwarnings(BROKEN)
+def test_a_compiled_forward_that_returns_the_loss_is_served():
+    torch.manual_seed(0)
+    model = structures.Pair()
+    attach(model, TCDecomposition(beta=50), N, seam=PAIR)
+    plain = copy.deepcopy(model)
+    compiled = torch.compile(model, backend="aot_eager")
+    for seed in range(3):
+        torch.manual_seed(seed)
+        assert_close(compiled(X), step(plain, X, seed=seed))
+    assert Attachment.of(model).kl_weight == pytest.approx(1)
 
 
 @pytest.mark.filterwarnings(BROKEN)

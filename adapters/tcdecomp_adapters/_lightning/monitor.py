@@ -18,7 +18,7 @@ from tcdecomp.plugins import (
     warn_user,
 )
 from tcdecomp.scoring import loaders
-from tcdecomp_adapters._lightning.step import criterion_of, left_posterior
+from tcdecomp_adapters._lightning.step import criterion_of, latest_posterior, left_posterior
 from tcdecomp_adapters._lightning.tally import Tally
 
 __all__ = ["TCMonitorMixin"]
@@ -73,7 +73,7 @@ class TCMonitorMixin:
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         """Remember what was there before the step."""
-        self._before = getattr(pl_module, "posterior", None)
+        self._before = latest_posterior(pl_module)
         self._step = trainer.global_step
 
     @torch.no_grad()
@@ -115,7 +115,7 @@ class TCMonitorMixin:
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Remember what was there before the step."""
-        self._before = getattr(pl_module, "posterior", None)
+        self._before = latest_posterior(pl_module)
 
     @torch.no_grad()
     def on_validation_batch_end(

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from tcdecomp import Posterior, TCDecomposition, hookimpl
-from tcdecomp.plugins import Attachment, as_posterior, check_criterion
+from tcdecomp.plugins import Attachment, KLWeight, as_posterior, check_criterion
 
-__all__ = ["criterion_of", "left_posterior", "tcdecomp_attach"]
+__all__ = ["criterion_of", "latest_posterior", "left_posterior", "tcdecomp_attach"]
 
 
 @hookimpl
@@ -19,10 +19,10 @@ def tcdecomp_attach(
 ) -> Attachment | None:
     """Add the criterion minus the plain KL to the loss that ``training_step`` returns.
 
-    The loss of the step must contain the KL to the criterion's prior, with weight 1. The step must
-    set ``self.posterior = (z, mu, logvar)``, with its graph. What the step itself logs stays the
-    loss without the addition. In several processes each takes its own batch, unless the criterion
-    has ``process_group="world"``.
+    The loss of the step must contain the KL to the criterion's prior. Its weight there is measured,
+    and the addition has the same weight. The step must set ``self.posterior = (z, mu, logvar)``,
+    with its graph. What the step itself logs stays the loss without the addition. In several
+    processes each takes its own batch, unless the criterion has ``process_group="world"``.
 
     Raises
     ------
@@ -42,7 +42,11 @@ def tcdecomp_attach(
 
 
 class _StepAttachment(Attachment):
-    """An attachment that can also be detached from a compiled module."""
+    """An attachment that measures the KL's weight, and can be detached from a compiled module."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.weight = KLWeight()
 
     def detach(self) -> None:
         # A Trainer wraps the steps of a compiled module, and can put back those before.
@@ -53,9 +57,15 @@ class _StepAttachment(Attachment):
         super().detach()
 
 
-def left_posterior(module: Any, before: object) -> Posterior | None:
-    """Return what the step left in ``module.posterior``, or None if ``before`` is still there."""
+def latest_posterior(module: Any) -> Any:
+    """Return ``module.posterior``, or else the posterior that the module's attachment keeps."""
     left = getattr(module, "posterior", None)
+    return getattr(Attachment.of(module), "posterior", None) if left is None else left
+
+
+def left_posterior(module: Any, before: object) -> Posterior | None:
+    """Return the posterior that the step left, or None if ``before`` is still there."""
+    left = latest_posterior(module)
     if left is None or left is before:
         return None
     name = f"{type(module).__name__}.posterior"
@@ -75,9 +85,9 @@ def criterion_of(module: Any) -> TCDecomposition | None:
     return None
 
 
-def _training_step(attachment: Attachment, *args: Any, **kwargs: Any) -> Any:
+def _training_step(attachment: _StepAttachment, *args: Any, **kwargs: Any) -> Any:
     module = attachment.model
-    before = getattr(module, "posterior", None)
+    before = latest_posterior(module)
     output = attachment.original(*args, **kwargs)
     posterior = left_posterior(module, before)
     if posterior is not None:
@@ -105,14 +115,14 @@ def _loss_of(output: object) -> Tensor:
     return loss
 
 
-def _with_excess(loss: Tensor, attachment: Attachment, posterior: Posterior) -> Tensor:
+def _with_excess(loss: Tensor, attachment: _StepAttachment, posterior: Posterior) -> Tensor:
     excess = attachment.excess(posterior.z, posterior.mu, posterior.logvar)
     criterion = attachment.criterion
-    if criterion.alpha == criterion.beta == criterion.gamma == 1:
+    if criterion.alpha == criterion.beta == criterion.gamma == 1 or not loss.requires_grad:
         return loss  # after the checks, since a schedule may go on
-    if loss.requires_grad and not (posterior.z.requires_grad and posterior.mu.requires_grad):
+    if not (posterior.z.requires_grad and posterior.mu.requires_grad):
         raise ValueError(
             f"{type(attachment.model).__name__}.posterior must carry its graph for attach to train "
             "it; got detached tensors. Leave z, mu and logvar as the step computed them"
         )
-    return loss + excess
+    return loss + attachment.weight.of_posterior(loss, posterior, criterion) * excess

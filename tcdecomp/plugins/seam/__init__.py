@@ -12,5 +12,6 @@ attachment, seam, search
 
 from tcdecomp.plugins.seam.seam import Seam
 from tcdecomp.plugins.seam.search import find_seam
+from tcdecomp.plugins.seam.weight import KLWeight
 
-__all__ = ["Seam", "find_seam"]
+__all__ = ["KLWeight", "Seam", "find_seam"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tcdecomp.loss import TCDecomposition
@@ -115,6 +116,7 @@ class SeamAttachment(Attachment):
 
         return again
 
+    @_disable_dynamo
     def _added(self, output: Any, again: Callable[[], Any] | None) -> Any:
         if output is None or self.taps.silent or not torch.is_grad_enabled():
             return output
@@ -170,6 +172,7 @@ class SeamAttachment(Attachment):
         )
 
 
+@_disable_dynamo(recursive=False)
 def _step(attachment: SeamAttachment, *args: Any, **kwargs: Any) -> Any:
     """Stand in the place of the method that returns the loss."""
     return attachment.replaced(args, kwargs)

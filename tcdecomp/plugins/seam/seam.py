@@ -27,7 +27,7 @@ __all__ = ["Seam"]
 
 @dataclass(frozen=True)
 class Seam:
-    """Where a model keeps its posterior, so that :mod:`tcdecomp` serves it without a changed line.
+    """Where a model keeps its posterior, so that tcdecomp serves it without a changed line.
 
     :func:`tcdecomp.encode`, :func:`tcdecomp.score` and :func:`tcdecomp.attach` take it as
     ``seam=``. :func:`tcdecomp.find_seam` finds it.

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from tcdecomp.plugins.seam.outputs import moments_in, with_moments
 from tcdecomp.plugins.seam.reading import Reading, split, split_axis
@@ -147,16 +148,15 @@ class Taps:
             (self.seen, self.silent), self._move = before, None
 
     def _looks(self) -> bool:
-        if torch.compiler.is_compiling():
-            # What is seen here is used outside of the compiled graph.
-            torch._dynamo.graph_break()
         in_backward = torch._C._current_graph_task_id() != -1
         return not (self.silent or in_backward) and (self.stop or torch.is_grad_enabled())
 
+    @_disable_dynamo  # what the hooks see is used outside of compiled graphs
     def _called(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._looks():
             self.seen.call = args, kwargs, output
 
+    @_disable_dynamo
     def _leaving(self, name: str, layer: nn.Module, args: Any, output: Any) -> Any:
         if not self._looks():
             return None
@@ -175,6 +175,7 @@ class Taps:
         self._count(name)
         return None if self._move is None else output
 
+    @_disable_dynamo
     def _entering(
         self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:

@@ -19,11 +19,13 @@ from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from tcdecomp.loss import TCDecomposition
 from tcdecomp.minibatch.options import KL
 from tcdecomp.plugins.seam.evidence import tolerance
 from tcdecomp.plugins.seam.reading import Reading, gradients, stopped
+from tcdecomp.posterior import Posterior
 from tcdecomp.priors import Prior
 
 __all__ = ["Fit", "KLWeight", "fit"]
@@ -31,6 +33,13 @@ __all__ = ["Fit", "KLWeight", "fit"]
 FULL, QUICK = 100, 10  # steps from one measurement to the next
 _MEAN = "the KL, mean over the batch"
 _REMEDY = "Write criterion(z, mu, logvar, dataset_size) in place of the KL then"
+
+
+class _NoPathError(ValueError):
+    """The loss was not computed from the moments, as far as its graph shows."""
+
+    def __init__(self) -> None:
+        super().__init__("the loss must be computed from the moments; its graph leads to none")
 
 
 class Fit(NamedTuple):
@@ -44,10 +53,16 @@ class Fit(NamedTuple):
     error: float
 
 
-def fit(loss: Tensor, reading: Reading, columns: Tensor | None, criterion: TCDecomposition) -> Fit:
+def fit(
+    loss: Tensor,
+    reading: Reading,
+    columns: Tensor | None,
+    criterion: TCDecomposition,
+) -> Fit:
     """Measure by how much a loss weighs the KL of a batch, in nats per item.
 
-    That is a backward through the layers behind z. The graph is kept.
+    That is a backward through the layers behind z. The graph is kept. A tensor of the reading that
+    the loss was not computed from is left out.
 
     Raises
     ------
@@ -55,20 +70,26 @@ def fit(loss: Tensor, reading: Reading, columns: Tensor | None, criterion: TCDec
         If the rest of the loss, other than what the layers behind z make of z, is no multiple of
         the criterion's KL.
     """
-    found = _stopped_gradient(loss, reading)
+    pulls = _stopped_gradients(loss, reading)
+    used = [index for index, pull in enumerate(pulls) if pull is not None]
+    if not used:
+        raise _NoPathError
+    found = _joined([pull for pull in pulls if pull is not None])
     if not found.isfinite().all():
         raise ValueError("the loss must have a finite gradient; got one that is not")
     want = _kl_gradient(reading, columns, criterion.prior, criterion.kl)
-    weight, residual = _least_squares(found, want.gradient)
+    gradient = _joined([want.gradients[index] for index in used])
+    weight, residual = _least_squares(found, gradient)
     error, size = tolerance(*reading.tensors), found.norm().item()
     rounding = max(torch.finfo(tensor.dtype).eps for tensor in reading.tensors)
     noise = 4 * rounding * abs(weight) * want.before_cancelling
     if residual > error * size + noise:
-        sampled = _kl_gradient(reading, columns, criterion.prior, "sampled").gradient
+        other = _kl_gradient(reading, columns, criterion.prior, "sampled").gradients
+        sampled = _joined([other[index] for index in used])
         _refuse(residual / size, _least_squares(found, sampled)[1] <= error * size)
     # The noise in so many equations, relative to the weight.
-    blur = noise / (math.sqrt(found.numel()) * want.gradient.norm().item() or 1)
-    told = bool(want.gradient.any()) and blur <= error * abs(weight)
+    blur = noise / (math.sqrt(found.numel()) * gradient.norm().item() or 1)
+    told = bool(gradient.any()) and blur <= error * abs(weight)
     return Fit(want.kl, weight if told else None, error)
 
 
@@ -78,20 +99,25 @@ def _least_squares(found: Tensor, want: Tensor) -> tuple[float, float]:
     return factor.item(), (found - factor * want).norm().item()
 
 
-def _stopped_gradient(loss: Tensor, reading: Reading) -> Tensor:
-    """Return the gradient for the moments, without what passes the layers behind z."""
-    with stopped(reading.gates):
-        return _joined(gradients(loss, reading.tensors))
+def _stopped_gradients(loss: Tensor, reading: Reading) -> tuple[Tensor | None, ...]:
+    """Return the gradients for the moments, without what passes the layers behind z."""
+    retained = [(tensor, tensor.grad) for tensor in reading.tensors if tensor.retains_grad]
+    try:
+        with stopped(reading.gates):
+            return torch.autograd.grad(loss, reading.tensors, retain_graph=True, allow_unused=True)
+    finally:
+        for tensor, grad in retained:
+            tensor.grad = grad
 
 
 class _KLGradient(NamedTuple):
-    """The KL in nats per item, and its gradient for what the layers gave, in float64.
+    """The KL in nats per item, and its gradients for what the layers gave, in float64.
 
-    The last is the size of that gradient before exp(logvar) and 1 cancel: rounding goes with it.
+    The last is the size of these before exp(logvar) and 1 cancel: rounding goes with it.
     """
 
     kl: float
-    gradient: Tensor
+    gradients: tuple[Tensor, ...]
     before_cancelling: float
 
 
@@ -106,7 +132,7 @@ def _kl_gradient(reading: Reading, columns: Tensor | None, prior: Prior, kind: K
         kl = plain(batch.mu + spread * noise, batch.mu, batch.logvar, len(noise))
         size = (1 + spread.square()).detach() / (2 * len(noise))
         sizes = _joined(gradients(batch.logvar, leaves, size))
-        return _KLGradient(kl.item(), _joined(gradients(kl, leaves)), sizes.norm().item())
+        return _KLGradient(kl.item(), gradients(kl, leaves), sizes.norm().item())
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
@@ -156,6 +182,44 @@ class KLWeight:
         self._shape = (0, 0)
         self._step = self._changed = 0
         self._proven = self._warned = False
+
+    @_disable_dynamo
+    def of_posterior(self, loss: Tensor, posterior: Posterior, criterion: TCDecomposition) -> float:
+        """Return the weight for a loss that was computed from this posterior.
+
+        For adapters. The weight is measured when that is due. Whatever takes z counts as a part of
+        the reconstruction. If the graph does not lead from the loss to the posterior, the weight is
+        1, with a warning.
+
+        Parameters
+        ----------
+        loss : Tensor
+            A scalar, with its graph.
+        posterior : Posterior
+            z, mu and logvar, with their graph.
+        criterion : TCDecomposition
+            Its prior and its kind of KL are those of the loss.
+
+        Raises
+        ------
+        ValueError
+            If the loss holds no multiple of the KL.
+        """
+        z, mu, logvar = posterior.z, posterior.mu, posterior.logvar
+        reading = Reading((mu, logvar), 1, "logvar", z, (z,))
+        shape = mu.shape[0], mu.shape[1]
+        try:
+            return self.measured(shape, lambda: fit(loss, reading, None, criterion), None)
+        except _NoPathError:
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    "the weight of the KL in the loss cannot be measured in this step, which is "
+                    "compiled or computes its loss from other tensors than its posterior: it is "
+                    "taken to be 1. attach(..., seam=find_seam(model, batch)) measures it",
+                    stacklevel=2,
+                )
+            return 1.0
 
     def measured(
         self,
