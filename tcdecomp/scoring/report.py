@@ -175,12 +175,13 @@ class Report:
 
     def estimates(self) -> dict[str, Estimate]:
         """Return the KL and the terms with their standard errors, by name; none of codes alone."""
-        if self.terms is None or self.grouped_tc is None:
+        if self.terms is None:
             return {}
         values, errors = self.terms.terms._asdict(), self.terms.standard_error._asdict()
         terms = {name: Estimate(values[name].item(), errors[name].item()) for name in values}
-        groups = {f"tc_{name}": pair for name, pair in self.grouped_tc._asdict().items()}
-        return {name: {**terms, **groups}[name] for name in LABELS}
+        split = {} if self.grouped_tc is None else self.grouped_tc._asdict()
+        known = {**terms, **{f"tc_{name}": pair for name, pair in split.items()}}
+        return {name: known[name] for name in LABELS if name in known}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain Python numbers, strings, lists and dicts, fit for JSON.
