@@ -1,9 +1,9 @@
 """Log-densities of mixtures of Gaussians: the expensive part of every estimate.
 
 Each kernel is a file that opens with the mathematics that it computes: ``dense`` (the reference),
-``blocked`` (linear memory, any device), ``triton`` (CUDA) and ``onepass`` (value and gradient of
-the training loss together; ``compiled`` is the same for the CPU, by numba). The four functions
-here are all that the rest of the library calls. This file alone decides which kernel serves.
+``blocked`` (all pairs in linear memory, any device), ``compiled`` (float32 on the CPU, by numba;
+the marginals in linear time) and ``triton`` (CUDA). The four functions here are all that the rest
+of the library calls. This file alone decides which kernel serves.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from tcdecomp.kernels import dense, operators
-from tcdecomp.kernels.components import Components
-from tcdecomp.kernels.contract import Keep, LogSums
+from tcdecomp.kernels.components import Components, Keep, LogSums
 from tcdecomp.posterior import log_normal
 
 __all__ = [
@@ -39,6 +38,10 @@ Kernel = Literal["auto", "dense", "blocked", "triton"]
 
 # Up to this many densities on the CPU, the few operations of the dense kernel cost less.
 DENSE_UP_TO = 2**16
+# Log of the largest weight of others over that of the own component for which grids are accurate.
+FARTHEST = 18.0
+
+WEIGHTS = {"all": (0.0, 0.0), "own": (0.0, -math.inf), "others": (-math.inf, 0.0)}
 
 
 def log_sum(
@@ -63,8 +66,8 @@ def log_sum(
     keep : {"all", "own", "others"}
         Which components count.
     kernel : {"auto", "dense", "blocked", "triton"}
-        "dense" needs O(M K D) memory and serves every transform of torch.func, "blocked" and
-        "triton" need O((M + K) D).
+        "dense" needs O(M K D) memory and serves every transform of torch.func, the others need
+        O((M + K) D).
 
     Returns
     -------
@@ -78,11 +81,7 @@ def log_sum(
     ValueError
         If the kernel is "triton" and Triton cannot serve these tensors.
     """
-    mu, logvar, ids = components
-    name = _kernel_of_sums(kernel, z, mu)
-    if name == "dense":
-        return dense.log_sum(z, items, mu, logvar, ids, keep)
-    return operators.differentiable_log_sum(z, items, mu, logvar, ids, keep, name)
+    return log_mixture(z, components, *WEIGHTS[keep], items, kernel=kernel)
 
 
 def log_sums(
@@ -120,12 +119,15 @@ def log_mixture(
     z, components, items, kernel
         As in :func:`log_sum`, with its errors.
     """
-    own, others, own_j, others_j = log_sums(z, components, items, kernel=kernel)
-    columns = [w[:, None] if isinstance(w, Tensor) else w for w in (log_own, log_other)]
-    return (
-        torch.logaddexp(own + log_own, others + log_other),
-        torch.logaddexp(own_j + columns[0], others_j + columns[1]),
+    mu, logvar, ids = components
+    name = _kernel_of_mixture(kernel, z, mu, log_own, log_other, items)
+    own, other = (
+        w.to(z.dtype) if isinstance(w, Tensor) else z.new_full(z.shape[:1], w)
+        for w in (log_own, log_other)
     )
+    if name == "dense":
+        return dense.log_mixture(z, mu, logvar, own, other, items, ids)
+    return operators.log_mixture(z, mu, logvar, own, other, items, ids, name)
 
 
 def mean_log_mixture(
@@ -151,37 +153,50 @@ def mean_log_mixture(
         As in :func:`log_mixture`, with its errors.
     """
     mu, logvar, _ = components
-    name = _kernel_of_mean(kernel, z, mu, logvar, log_own, log_other)
-    if name is None:
+    name = _kernel_of_mixture(kernel, z, mu, log_own, log_other, None)
+    trained = torch.is_grad_enabled() and any(t.requires_grad for t in (z, mu, logvar))
+    weighted = -math.inf not in (log_own, log_other)
+    if trained and weighted and kernel == "auto" and name == "dense":
+        name = "blocked"  # in one pass it takes fewer operations than autograd
+    if not (trained and weighted) or name in ("dense", "triton"):
         log_qz, log_qz_j = log_mixture(z, components, log_own, log_other, kernel=kernel)
         return joint * log_qz.mean() + marginal * log_qz_j.sum(1).mean()
-    return operators.differentiable_mean_log_mixture(
-        z, mu, logvar, log_own, log_other, joint, marginal, name
-    )
+    return operators.mean_log_mixture(z, mu, logvar, log_own, log_other, joint, marginal, name)
 
 
-def _kernel_of_sums(kernel: Kernel, z: Tensor, mu: Tensor) -> str:
-    """Return the name of the kernel that computes log-sums."""
+def _kernel_of_mixture(
+    kernel: Kernel,
+    z: Tensor,
+    mu: Tensor,
+    log_own: float | Tensor,
+    log_other: float | Tensor,
+    items: Tensor | None,
+) -> str:
+    """Return the name of the kernel that serves."""
     if kernel == "triton":
         _check_triton(z)
     if kernel != "auto":
         return kernel
-    small = z.device.type == "cpu" and z.numel() * mu.shape[0] <= DENSE_UP_TO
+    on_cpu = z.device.type == "cpu"
+    compiles = on_cpu and z.dtype == torch.float32 and _is_usable("compiled")
+    if compiles and _takes_grids(z, mu, log_own, log_other, items):
+        return "compiled"
+    small = on_cpu and z.numel() * mu.shape[0] <= DENSE_UP_TO
     return "dense" if small else "blocked"
 
 
-def _kernel_of_mean(
-    kernel: Kernel, z: Tensor, mu: Tensor, logvar: Tensor, log_own: float, log_other: float
-) -> str | None:
-    """Return the name of a one-pass kernel, or None if the value comes from the log-densities."""
-    # torch.compile cannot look into the one-pass kernels.
-    if kernel in ("dense", "triton") or len(z) != len(mu) or torch.compiler.is_compiling():
-        return None
-    trained = torch.is_grad_enabled() and any(t.requires_grad for t in (z, mu, logvar))
-    if not trained or -math.inf in (log_own, log_other):
-        return None
-    compiled = z.device.type == "cpu" and z.dtype == torch.float32 and _is_usable("compiled")
-    return "compiled" if compiled else "onepass"
+def _takes_grids(
+    z: Tensor,
+    mu: Tensor,
+    log_own: float | Tensor,
+    log_other: float | Tensor,
+    items: Tensor | None,
+) -> bool:
+    """Tell whether the marginals may come from grids, on which a point's own is there, too."""
+    if items is not None or isinstance(log_own, Tensor) or isinstance(log_other, Tensor):
+        return False
+    same = log_own == log_other > -math.inf
+    return same or (len(z) <= len(mu) and -math.inf < log_other - log_own < FARTHEST)
 
 
 def _check_triton(z: Tensor) -> None:
@@ -193,9 +208,14 @@ def _check_triton(z: Tensor) -> None:
         )
 
 
-@cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _is_usable(name: str) -> bool:
     """Tell whether a kernel that needs a package of its own can be imported."""
+    return _can_import(name)
+
+
+@cache
+def _can_import(name: str) -> bool:
     package = {"triton": "triton", "compiled": "numba"}[name]
     if find_spec(package) is None:
         return False

@@ -1,215 +1,185 @@
-"""The blocked kernel: plain torch, any device and float dtype, memory O((M + K) D + one tile).
+"""All pairs in linear memory: plain torch, any device and float dtype.
 
-With q_ikj = (z_ij - mu_kj) / sd_kj and l_ikj = -(q_ikj^2 + logvar_kj + log 2 pi) / 2, over the
-components k that are kept for point i,
+With q_ikj = (z_ij - mu_kj) / sd_kj, l_ikj = -(q_ikj^2 + logvar_kj + log 2 pi) / 2 and the weights
+w_ik of :mod:`tcdecomp.kernels.dense`,
 
-    joint_i      = log sum_k exp(sum_j l_ikj)
-    marginals_ij = log sum_k exp(l_ikj)
+    log q(z_i)  = log sum_k w_ik exp(sum_j l_ikj)
+    log q(z_ij) = log sum_k w_ik exp(l_ikj)
 
-The gradient needs the weights that each component has in its sums. With g and h upstream,
+From the gradients g_i and g_ij of these, with each component's share of its sums,
 
-    W_ikj       = g_i exp(sum_j l_ikj - joint_i) + h_ij exp(l_ikj - marginals_ij)
+    W_ikj       = g_i w_ik exp(sum_j l_ikj) / q(z_i) + g_ij w_ik exp(l_ikj) / q(z_ij)
     dz_ij       = -sum_k W_ikj q_ikj / sd_kj
     dmu_kj      = sum_i W_ikj q_ikj / sd_kj
     dlogvar_kj  = sum_i W_ikj (q_ikj^2 - 1) / 2
 
-Tiles are laid out (dimensions, points, components): the reduced axis is contiguous, and a tile is
-small enough to stay in cache while a dozen elementwise operations pass over it. The joint is
-treated as one more dimension, the last.
+A block holds a few points and all components, laid out (dimensions, points, components), with the
+joint as one more dimension, the last. It is small enough to stay in cache where possible.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, inf
 
+from tcdecomp.kernels.dense import log_weights
 from tcdecomp.posterior import LOG_2PI
 
-__all__ = ["Gradients", "Tile", "log_sum", "log_sum_backward", "softmax", "tiles", "transposed"]
+__all__ = ["CUT", "log_mixture", "log_mixture_backward", "mean_log_mixture", "softmax"]
 
-Keep = Literal["all", "own", "others"]
-
-# Elements of a tile on the CPU, where its buffers should fit in a core's cache, and elsewhere; and
-# the longest stretch of components in a tile.
-TILE_ON_CPU = 2**18
-TILE_ELSEWHERE = 2**22
-LONGEST = 2**11
+# Elements of a block on the CPU, where it should fit in a core's cache, and elsewhere.
+BLOCK_ON_CPU = 2**17
+BLOCK_ELSEWHERE = 2**22
 
 # A weight below e^-60 of its row's largest cannot count. From e^-87 on it is subnormal in float32,
 # with which processors are slow.
 CUT = -60.0
 
 
-def log_sum(
+def log_mixture(
     z: Tensor,
-    items: Tensor | None,
     mu: Tensor,
     logvar: Tensor,
-    component_items: Tensor | None,
-    keep: Keep,
+    log_own: Tensor,
+    log_other: Tensor,
+    items: Tensor | None = None,
+    ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the joint log-sums, shape (M,), and the marginal ones, shape (M, D)."""
-    sums = z.new_full((z.shape[1] + 1, z.shape[0]), -inf)
-    for tile in tiles(z, mu, logvar):
-        tile.fill()
-        drop(tile, items, component_items, keep)
-        sums[:, tile.rows] = torch.logaddexp(sums[:, tile.rows], tile.log_sum())
-    return sums[-1].clone(), transposed(sums[:-1])
+    """Return log q(z), shape (M,), and log q(z_j), shape (M, D); see :mod:`.dense`."""
+    blocks = _blocks(z, mu, logvar, log_own, log_other, items, ids)
+    sums = torch.cat([softmax(block.logs)[0] for block in blocks], 1)
+    return sums[-1].clone(), sums[:-1].T.contiguous()
 
 
-def log_sum_backward(
+def log_mixture_backward(
     grad: Tensor,
     grad_j: Tensor,
     joint: Tensor,
     marginals: Tensor,
     z: Tensor,
-    items: Tensor | None,
     mu: Tensor,
     logvar: Tensor,
-    component_items: Tensor | None,
-    keep: Keep,
+    log_own: Tensor,
+    log_other: Tensor,
+    items: Tensor | None = None,
+    ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of z, mu and logvar from those of :func:`log_sum`'s two results."""
+    """Return the gradients of z, mu and logvar from those of :func:`log_mixture`'s results."""
     upstream = torch.cat([grad_j.T, grad[None]])[..., None]
     sums = torch.cat([marginals.T, joint[None]])[..., None]
     # A sum without components has no gradient: -inf - 0 gives its components weights of 0.
     sums.masked_fill_(sums == -inf, 0)
-    gradients = Gradients.like(z, mu)
-    for tile in tiles(z, mu, logvar):
-        tile.fill()
-        drop(tile, items, component_items, keep)
-        torch.sub(tile.logs, sums[:, tile.rows], out=tile.weights)
-        tile.weights.clamp_min_(CUT).exp_()
-        torch.threshold_(tile.weights, math.exp(CUT + 1e-3), 0.0)
-        tile.weights.mul_(upstream[:, tile.rows])
-        gradients.add(tile)
+    gradients = _Gradients.zeros(z, mu)
+    for block in _blocks(z, mu, logvar, log_own, log_other, items, ids):
+        weights = block.logs.sub_(sums[:, block.rows]).clamp_min_(CUT).exp_()
+        torch.threshold_(weights, math.exp(CUT + 1e-3), 0.0)
+        gradients.add(block, weights.mul_(upstream[:, block.rows]))
     return gradients.finish()
 
 
-class Tile(NamedTuple):
-    """Some points against some components, and buffers that the next tile overwrites."""
+def mean_log_mixture(
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    log_own: float,
+    log_other: float,
+    joint: float,
+    marginal: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return ``joint * mean log q(z) + marginal * mean sum_j log q(z_j)`` and its gradients.
+
+    The upstream factors are known before the backward. So a block gives its share of the gradient
+    while its exponentials are there: half the exponentials of a forward and a backward.
+    """
+    size, dim = z.shape
+    factors = z.new_full((dim + 1,), marginal / size)
+    factors[-1] = joint / size
+    gradients, value = _Gradients.zeros(z, mu), z.new_zeros(())
+    for block in _blocks(z, mu, logvar, log_own - log_other, None):
+        log_sums, shares = softmax(block.logs)
+        value = value + factors @ log_sums.sum(1)
+        gradients.add(block, shares.mul_(factors[:, None, None]))
+    return value + (joint + dim * marginal) * log_other, *gradients.finish()
+
+
+def softmax(logs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-sum over the last axis, and each weight's share of it; ``logs`` are used up.
+
+    Weights below the cut are 0. torch's softmax is faster than its exp, and the largest share
+    tells the normaliser.
+    """
+    top = logs.amax(-1, keepdim=True)
+    shares = torch.threshold_(logs.sub_(top), CUT, -inf).softmax(-1)
+    log_sum = torch.where(top == -inf, top, top - shares.amax(-1, keepdim=True).log_())
+    return log_sum[..., 0], shares
+
+
+class _Block(NamedTuple):
+    """Some points against all components."""
 
     rows: slice
-    columns: slice
-    z: Tensor  # (D, B, 1)
-    mu: Tensor  # (D, 1, K)
     inv_std: Tensor  # (D, 1, K)
-    log_scale: Tensor  # (D, 1, K)
     residuals: Tensor  # (D, B, K): q
-    logs: Tensor  # (D + 1, B, K): l, and its sum over D
-    weights: Tensor  # (D + 1, B, K)
-
-    def cut(self, rows: slice, columns: slice) -> Tile:
-        """Return the tile of some of the points and components."""
-        cut = slice(None), slice(rows.stop - rows.start), slice(columns.stop - columns.start)
-        return Tile(
-            rows,
-            columns,
-            self.z[:, rows],
-            *(t[..., columns] for t in (self.mu, self.inv_std, self.log_scale)),
-            *(buffer[cut] for buffer in (self.residuals, self.logs, self.weights)),
-        )
-
-    def fill(self) -> None:
-        """Compute the residuals and the log-densities."""
-        marginals, joint = self.logs[:-1], self.logs[-1]
-        torch.sub(self.z, self.mu, out=self.residuals)
-        self.residuals.mul_(self.inv_std)
-        torch.addcmul(self.log_scale, self.residuals, self.residuals, value=-0.5, out=marginals)
-        torch.sum(marginals, 0, out=joint)
-
-    def log_sum(self) -> Tensor:
-        """Return the log-sums of the tile, shape (D + 1, B), and leave the weights in them."""
-        return softmax(self.logs, out=self.weights)
+    logs: Tensor  # (D + 1, B, K): weighted l, and its sum over D
 
 
-class Gradients(NamedTuple):
-    """Sums over the tiles, from which the gradients are made."""
+def _blocks(
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    log_own: float | Tensor,
+    log_other: Tensor | None,
+    items: Tensor | None = None,
+    ids: Tensor | None = None,
+) -> Iterator[_Block]:
+    """Yield the blocks of points. Without ``log_other``, only own components have a weight."""
+    (size, dim), components = z.shape, len(mu)
+    elements = BLOCK_ON_CPU if z.device.type == "cpu" else BLOCK_ELSEWHERE
+    points = max(1, min(size, elements // (dim * components)))
+    z, mu, half = z.T[..., None], mu.T[:, None], -0.5 * logvar.T[:, None]
+    z, mu, half = z.contiguous(), mu.contiguous(), half.contiguous()
+    inv_std = half.exp()
+    log_scale = half - 0.5 * LOG_2PI
+    for start in range(0, size, points):
+        rows = slice(start, min(start + points, size))
+        residuals = (z[:, rows] - mu).mul_(inv_std)
+        logs = residuals.new_empty(dim + 1, *residuals.shape[1:])
+        torch.addcmul(log_scale, residuals, residuals, value=-0.5, out=logs[:-1])
+        torch.sum(logs[:-1], 0, out=logs[-1])
+        if log_other is None or isinstance(log_own, float):
+            logs.diagonal(start, 1, 2).add_(log_own)
+        else:
+            given = None if items is None else items[rows]
+            weights = log_weights(log_own[rows], log_other[rows], components, given, ids, start)
+            logs.add_(weights).masked_fill_(weights == -inf, -inf)
+        yield _Block(rows, inv_std, residuals, logs)
 
-    z: Tensor  # (D, M)
+
+class _Gradients(NamedTuple):
+    """Sums over the blocks, from which the gradients are made."""
+
+    z: list[Tensor]  # (D, B) each
     mu: Tensor  # (D, K)
     logvar: Tensor  # (D, K), twice the gradient
 
     @classmethod
-    def like(cls, z: Tensor, mu: Tensor) -> Gradients:
-        """Start at 0."""
-        return cls(
-            *(torch.zeros_like(t.T, memory_format=torch.contiguous_format) for t in (z, mu, mu))
-        )
+    def zeros(cls, z: Tensor, mu: Tensor) -> _Gradients:
+        return cls([], *z.new_zeros(2, *mu.T.shape))
 
-    def add(self, tile: Tile) -> None:
-        """Add a tile whose weights have their upstream factors; its buffers are used up."""
-        weights = tile.weights[:-1].add_(tile.weights[-1])
-        logvar = self.logvar[:, tile.columns]
-        logvar -= weights.sum(1)
-        weights.mul_(tile.residuals)
-        self.z[:, tile.rows] -= torch.bmm(weights, tile.inv_std.transpose(1, 2))[..., 0]
-        self.mu[:, tile.columns].addcmul_(weights.sum(1), tile.inv_std[:, 0])
-        logvar += weights.mul_(tile.residuals).sum(1)
+    def add(self, block: _Block, weights: Tensor) -> None:
+        """Add a block with the weights W of its marginals and its joint, which are used up."""
+        weights = weights[:-1].add_(weights[-1])
+        slopes = weights * block.residuals
+        self.logvar.add_(block.residuals.mul_(slopes).sum(1)).sub_(weights.sum(1))
+        slopes *= block.inv_std
+        self.mu.add_(slopes.sum(1))
+        self.z.append(slopes.sum(2).neg_())
 
     def finish(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradients of z, mu and logvar, shapes (M, D), (K, D) and (K, D)."""
-        return transposed(self.z), transposed(self.mu), transposed(self.logvar).mul_(0.5)
-
-
-def softmax(logs: Tensor, out: Tensor) -> Tensor:
-    """Put the weights of the last axis into ``out``, which may be ``logs``; return its log-sum.
-
-    Weights below the cut are 0. torch's softmax is faster than its exp, and the largest weight
-    tells the normaliser.
-    """
-    top = logs.amax(-1, keepdim=True)
-    torch.sub(logs, top, out=out)
-    torch.softmax(torch.threshold_(out, CUT, -inf), -1, out=out)
-    return torch.where(top == -inf, top, top - out.amax(-1, keepdim=True).log_())[..., 0]
-
-
-def transposed(t: Tensor) -> Tensor:
-    """Turn (M, D) into a contiguous (D, M), and back."""
-    return t.T.contiguous()
-
-
-def tiles(z: Tensor, mu: Tensor, logvar: Tensor, *, whole_rows: bool = False) -> Iterator[Tile]:
-    """Cut M points against K components into tiles, all of them on the same buffers."""
-    (size, dim), components = z.shape, mu.shape[0]
-    length = components if whole_rows else min(components, LONGEST)
-    elements = TILE_ON_CPU if z.device.type == "cpu" else TILE_ELSEWHERE
-    points = max(1, min(size, elements // (dim * length)))
-    half = -0.5 * transposed(logvar)[:, None, :]
-    whole = Tile(
-        slice(0, size),
-        slice(0, components),
-        transposed(z)[..., None],
-        transposed(mu)[:, None, :],
-        half.exp(),
-        half.sub_(0.5 * LOG_2PI),
-        z.new_empty(dim, points, length),
-        *z.new_empty(2, dim + 1, points, length),
-    )
-    if (points, length) == (size, components):
-        yield whole
-        return
-    for i in range(0, size, points):
-        for k in range(0, components, length):
-            rows, columns = slice(i, min(i + points, size)), slice(k, min(k + length, components))
-            yield whole.cut(rows, columns)
-
-
-def drop(tile: Tile, items: Tensor | None, component_items: Tensor | None, keep: Keep) -> None:
-    """Set the log-densities of the components that are not kept to -inf."""
-    if keep == "all":
-        return
-    if items is None or component_items is None:
-        own = tile.logs.diagonal(tile.rows.start - tile.columns.start, 1, 2)
-        kept = own.clone()
-        own.fill_(-inf)
-        if keep == "own":
-            tile.logs.fill_(-inf)
-            own.copy_(kept)
-        return
-    is_own = items[tile.rows, None] == component_items[tile.columns]
-    tile.logs.masked_fill_(is_own if keep == "others" else ~is_own, -inf)
+        of_z = torch.cat(self.z, 1)
+        return of_z.T.contiguous(), self.mu.T.contiguous(), 0.5 * self.logvar.T.contiguous()

@@ -1,9 +1,9 @@
-"""The kernels in linear memory with their derivatives, for autograd, torch.func, torch.compile.
+"""The kernels with their derivatives, for autograd, torch.func, torch.compile and torch.export.
 
-A log-sum is a torch operator, ``tcdecomp::log_sum``, opaque to torch.compile and torch.export.
-The argument ``kernel`` names the file of the kernel that serves. Second and higher derivatives use
-the dense kernel and its memory. vmap takes the entries one by one. Forward-mode and nested
-torch.func derivatives need ``kernel="dense"``.
+A kernel is a module with the functions of :mod:`tcdecomp.kernels.blocked`; the argument ``kernel``
+names it. torch.compile and torch.export get torch operators, which they take whole. Second and
+higher derivatives use the dense kernel and its memory. vmap takes the entries one by one.
+Forward-mode and nested torch.func derivatives need ``kernel="dense"``.
 """
 
 from __future__ import annotations
@@ -14,241 +14,159 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from tcdecomp._autocast import no_autocast
 from tcdecomp.kernels import dense
 
-__all__ = [
-    "differentiable_log_sum",
-    "differentiable_mean_log_mixture",
-    "log_sum",
-    "log_sum_backward",
-]
+__all__ = ["log_mixture", "mean_log_mixture"]
+
+POSTERIOR = "Tensor z, Tensor mu, Tensor logvar, "
+MIXTURE = POSTERIOR + "Tensor log_own, Tensor log_other, Tensor? items, Tensor? ids, str kernel"
+MEAN = POSTERIOR + "float log_own, float log_other, float joint, float marginal, str kernel"
+SCHEMAS = {
+    "log_mixture": f"({MIXTURE}) -> (Tensor, Tensor)",
+    "log_mixture_backward": "(Tensor grad, Tensor grad_j, Tensor log_q, Tensor log_q_j, "
+    f"{MIXTURE}) -> (Tensor, Tensor, Tensor)",
+    "mean_log_mixture": f"({MEAN}) -> (Tensor, Tensor, Tensor, Tensor)",
+}
 
 
-def _kernel(name: str) -> Any:
-    return import_module(f"tcdecomp.kernels.{name}")
+def log_mixture(*inputs: Any) -> tuple[Tensor, Tensor]:
+    """Return log q(z), shape (M,), and log q(z_j), shape (M, D).
+
+    The arguments are those of :func:`tcdecomp.kernels.dense.log_mixture`, and the kernel's name.
+    """
+    log_q, log_q_j = _applied(_LogMixture, torch.ops.tcdecomp.log_mixture, inputs)
+    return log_q, log_q_j
 
 
-def _log_sum(
-    z: Tensor,
-    items: Tensor | None,
-    mu: Tensor,
-    logvar: Tensor,
-    component_items: Tensor | None,
-    keep: str,
-    kernel: str,
-) -> tuple[Tensor, Tensor]:
-    """Return the joint log-sums, shape (M,), and the marginal ones, shape (M, D)."""
-    joint, marginals = _kernel(kernel).log_sum(z, items, mu, logvar, component_items, keep)
-    return joint, marginals
+def mean_log_mixture(*inputs: Any) -> Tensor:
+    """Return the value of :func:`tcdecomp.kernels.blocked.mean_log_mixture`.
+
+    The arguments are those of that function, and the kernel's name.
+    """
+    value: Tensor = _applied(_MeanLogMixture, torch.ops.tcdecomp.mean_log_mixture, inputs)[0]
+    return value
 
 
-def _log_sum_backward(
-    grad: Tensor,
-    grad_j: Tensor,
-    joint: Tensor,
-    marginals: Tensor,
-    z: Tensor,
-    items: Tensor | None,
-    mu: Tensor,
-    logvar: Tensor,
-    component_items: Tensor | None,
-    keep: str,
-    kernel: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of z, mu and logvar."""
-    with no_autocast(z.device):
-        of_z, of_mu, of_logvar = _kernel(kernel).log_sum_backward(
-            grad, grad_j, joint, marginals, z, items, mu, logvar, component_items, keep
-        )
-    return of_z, of_mu, of_logvar
+def _applied(function: Any, operator: Any, inputs: Sequence[Any]) -> Any:
+    # torch.compile takes the operator whole; torch.func takes Functions only, which cost less.
+    return operator(*inputs) if torch.compiler.is_compiling() else function.apply(*inputs)
 
 
-def _mean_log_mixture(
-    z: Tensor,
-    mu: Tensor,
-    logvar: Tensor,
-    log_own: float,
-    log_other: float,
-    joint: float,
-    marginal: float,
-    kernel: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the value of :mod:`tcdecomp.kernels.onepass`, and its three gradients."""
-    value, of_z, of_mu, of_logvar = _kernel(kernel).mean_log_mixture(
-        z, mu, logvar, log_own, log_other, joint, marginal
-    )
-    return value, of_z, of_mu, of_logvar
+def _run(name: str, *inputs: Any) -> Any:
+    *arguments, kernel = inputs
+    function = getattr(import_module(f"tcdecomp.kernels.{kernel}"), name)
+    with no_autocast(arguments[0].device):
+        return function(*arguments)
 
 
-# Spelled out, since torch before 2.5 reads no schema from annotations that are strings.
-_INPUTS = "Tensor z, Tensor? items, Tensor mu, Tensor logvar, Tensor? component_items, str keep"
-_UPSTREAM = "Tensor grad, Tensor grad_j, Tensor joint, Tensor marginals"
-log_sum = torch.library.custom_op(
-    "tcdecomp::log_sum",
-    _log_sum,
-    mutates_args=(),
-    schema=f"({_INPUTS}, str kernel) -> (Tensor, Tensor)",
-)
-log_sum_backward = torch.library.custom_op(
-    "tcdecomp::log_sum_backward",
-    _log_sum_backward,
-    mutates_args=(),
-    schema=f"({_UPSTREAM}, {_INPUTS}, str kernel) -> (Tensor, Tensor, Tensor)",
-)
+class _Kernel(Function):
+    """A kernel's function as a node of the graph; ``name`` is that of its operator, too."""
 
+    name: str
 
-@log_sum.register_fake
-def _(z: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-    return z.new_empty(z.shape[:1]), z.new_empty(z.shape)
+    @classmethod
+    def vmap(cls, info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
+        """Apply the function once to each entry of the mapped dimension."""
 
-
-@log_sum_backward.register_fake
-def _(
-    grad: Tensor,
-    grad_j: Tensor,
-    joint: Tensor,
-    marginals: Tensor,
-    z: Tensor,
-    items: Tensor | None,
-    mu: Tensor,
-    *_: object,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return z.new_empty(z.shape), mu.new_empty(mu.shape), mu.new_empty(mu.shape)
-
-
-def _save_log_sum(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.keep, ctx.kernel = inputs
-    ctx.save_for_backward(*output, *tensors)
-
-
-def _log_sum_gradient(ctx: Any, grad: Tensor, grad_j: Tensor) -> tuple[Tensor | None, ...]:
-    gradient: Any = _LogSumBackward.apply
-    of_z, of_mu, of_logvar = gradient(grad, grad_j, *ctx.saved_tensors, ctx.keep, ctx.kernel)
-    return of_z, None, of_mu, of_logvar, None, None, None
-
-
-def _save_log_sum_backward(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
-    *tensors, ctx.keep, ctx.kernel = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _log_sum_second_gradient(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    # The inputs joint and marginals are functions of the others here, and get no gradient.
-    grad, grad_j, _, _, z, items, mu, logvar, component_items = ctx.saved_tensors
-
-    def gradient(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        *upstream, z, mu, logvar = inputs
-        sums = dense.log_sum(z, items, mu, logvar, component_items, ctx.keep)
-        return torch.autograd.grad(sums, (z, mu, logvar), upstream, create_graph=True)
-
-    of_grad, of_grad_j, of_z, of_mu, of_logvar = _pulled_back(
-        gradient, (grad, grad_j, z, mu, logvar), grads
-    )
-    return of_grad, of_grad_j, None, None, of_z, None, of_mu, of_logvar, None, None, None
-
-
-def _save_mean(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.set_materialize_grads(False)
-    *posterior, ctx.log_own, ctx.log_other, ctx.joint, ctx.marginal, _ = inputs
-    # The gradients are saved as outputs, so that a second backward finds its way through them.
-    ctx.save_for_backward(*posterior, *output[1:])
-
-
-def _mean_gradient(
-    ctx: Any, grad: Tensor | None, *second: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    *posterior, of_z, of_mu, of_logvar = ctx.saved_tensors
-    result = [None if grad is None else grad * t for t in (of_z, of_mu, of_logvar)]
-    if any(t is not None for t in second):
-
-        def gradient(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-            value = _dense_mean(inputs, ctx.log_own, ctx.log_other, ctx.joint, ctx.marginal)
-            return torch.autograd.grad(value, inputs, create_graph=True)
-
-        seconds = [torch.zeros_like(of_z) if t is None else t for t in second]
-        curvature = _pulled_back(gradient, posterior, seconds)
-        result = [b if a is None else a + b for a, b in zip(result, curvature, strict=True)]
-    return *result, None, None, None, None, None
-
-
-log_sum.register_autograd(_log_sum_gradient, setup_context=_save_log_sum)
-
-
-class _LogSum(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs: Any) -> Any:
-        return _log_sum(*inputs)
-
-    setup_context = staticmethod(_save_log_sum)
-    backward = staticmethod(_log_sum_gradient)
-
-
-class _LogSumBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs: Any) -> Any:
-        return _log_sum_backward(*inputs)
-
-    setup_context = staticmethod(_save_log_sum_backward)
-    backward = staticmethod(_log_sum_second_gradient)
-
-
-class _MeanLogMixture(torch.autograd.Function):
-    @staticmethod
-    def forward(*inputs: Any) -> Any:
-        return _mean_log_mixture(*inputs)
-
-    setup_context = staticmethod(_save_mean)
-    backward = staticmethod(_mean_gradient)
-
-
-def _looped(function: Any) -> Callable[..., tuple[Any, Any]]:
-    """Return a vmap rule that applies the Function once to each entry of the mapped dimension."""
-
-    def rule(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
         def entry(i: int) -> list[Any]:
             return [
                 a if dim is None else a.select(dim, i)
                 for a, dim in zip(arguments, in_dims, strict=True)
             ]
 
-        results = [function.apply(*entry(i)) for i in range(info.batch_size)]
+        apply: Any = cls.apply
+        results = [apply(*entry(i)) for i in range(info.batch_size)]
         stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
         return stacked, (0,) * len(stacked)
 
-    return rule
+
+class _LogMixture(_Kernel):
+    name = "log_mixture"
+
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        return _run("log_mixture", *inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.kernel = inputs
+        ctx.save_for_backward(*output, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        inputs = *grads, *ctx.saved_tensors, ctx.kernel
+        operator = torch.ops.tcdecomp.log_mixture_backward
+        return *_applied(_LogMixtureBackward, operator, inputs), *[None] * 5
 
 
-for _function in (_LogSum, _LogSumBackward, _MeanLogMixture):
-    _function.vmap = staticmethod(_looped(_function))  # type: ignore[method-assign]
+class _LogMixtureBackward(_Kernel):
+    name = "log_mixture_backward"
+
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        return _run("log_mixture_backward", *inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        # log_q and log_q_j are functions of the other inputs here, and get no gradient.
+        grad, grad_j, _, _, *posterior, log_own, log_other, items, ids = ctx.saved_tensors
+
+        def gradient(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+            *upstream, z, mu, logvar = inputs
+            densities = dense.log_mixture(z, mu, logvar, log_own, log_other, items, ids)
+            return torch.autograd.grad(densities, (z, mu, logvar), upstream, create_graph=True)
+
+        of_grad, of_grad_j, *result = _pulled_back(gradient, (grad, grad_j, *posterior), grads)
+        return of_grad, of_grad_j, None, None, *result, *[None] * 5
 
 
-def differentiable_log_sum(*inputs: Any) -> tuple[Tensor, Tensor]:
-    """Return what ``log_sum`` does, with the derivatives that the caller can have."""
-    # torch.compile takes the operator whole; torch.func takes Functions only.
-    function: Any = log_sum if torch.compiler.is_compiling() else _LogSum.apply
-    joint, marginals = function(*inputs)
-    return joint, marginals
+class _MeanLogMixture(_Kernel):
+    name = "mean_log_mixture"
 
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        return _run("mean_log_mixture", *inputs)
 
-def differentiable_mean_log_mixture(*inputs: Any) -> Tensor:
-    """Return the value of the one-pass kernel; torch.compile cannot take it."""
-    function: Any = _MeanLogMixture.apply
-    value: Tensor = function(*inputs)[0]
-    return value
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        # The gradients are saved as outputs, so that a second backward finds its way through them.
+        ctx.save_for_backward(*inputs[:3], *output[1:])
+        ctx.options = inputs[3:7]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *second: Tensor | None) -> Any:
+        *posterior, of_z, of_mu, of_logvar = ctx.saved_tensors
+        result = [None if grad is None else grad * t for t in (of_z, of_mu, of_logvar)]
+        if any(t is not None for t in second):
+
+            def gradient(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+                value = _dense_mean(inputs, *ctx.options)
+                return torch.autograd.grad(value, inputs, create_graph=True)
+
+            seconds = [
+                torch.zeros_like(of) if t is None else t
+                for of, t in zip((of_z, of_mu, of_logvar), second, strict=True)
+            ]
+            curvature = _pulled_back(gradient, posterior, seconds)
+            result = [b if a is None else a + b for a, b in zip(result, curvature, strict=True)]
+        return *result, *[None] * 5
 
 
 def _dense_mean(
     posterior: Sequence[Tensor], log_own: float, log_other: float, joint: float, marginal: float
 ) -> Tensor:
     z, mu, logvar = posterior
-    own = dense.log_sum(z, None, mu, logvar, None, "own")
-    others = dense.log_sum(z, None, mu, logvar, None, "others")
-    log_qz, log_qz_j = (
-        torch.logaddexp(a + log_own, b + log_other) for a, b in zip(own, others, strict=True)
-    )
-    return joint * log_qz.mean() + marginal * log_qz_j.sum(1).mean()
+    weights = (z.new_full(z.shape[:1], w) for w in (log_own, log_other))
+    log_q, log_q_j = dense.log_mixture(z, mu, logvar, *weights)
+    return joint * log_q.mean() + marginal * log_q_j.sum(1).mean()
 
 
 def _pulled_back(
@@ -265,3 +183,33 @@ def _pulled_back(
             for t in inputs
         ]
         return torch.autograd.grad(function(leaves), leaves, grads, create_graph=create_graph)
+
+
+def _shapes(function: type[_Kernel]) -> Callable[..., tuple[Tensor, ...]]:
+    """Return what makes results of the right shapes without computing them."""
+
+    def gradients(z: Tensor, mu: Tensor, *_: Any) -> tuple[Tensor, ...]:
+        return z.new_empty(z.shape), mu.new_empty(mu.shape), mu.new_empty(mu.shape)
+
+    if function is _LogMixture:
+        return lambda z, *_: (z.new_empty(z.shape[:1]), z.new_empty(z.shape))
+    if function is _MeanLogMixture:
+        return lambda z, *rest: (z.new_empty(()), *gradients(z, *rest))
+    return lambda *inputs: gradients(*inputs[4:])
+
+
+def _register(function: Any) -> None:
+    """Make the function a torch operator of its name, with its derivative."""
+    operator = torch.library.custom_op(
+        f"tcdecomp::{function.name}",
+        function.forward,
+        mutates_args=(),
+        schema=SCHEMAS[function.name],
+    )
+    operator.register_fake(_shapes(function))
+    if function is not _LogMixtureBackward:
+        operator.register_autograd(function.backward, setup_context=function.setup_context)
+
+
+for _function in (_LogMixture, _LogMixtureBackward, _MeanLogMixture):
+    _register(_function)

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from tcdecomp.kernels import triton_device as kernels
 from tcdecomp.posterior import LOG_2PI
 
-__all__ = ["Tiles", "log_sum", "log_sum_backward"]
+__all__ = ["Tiles", "log_mixture", "log_mixture_backward"]
 
 
 class Tiles(NamedTuple):
@@ -28,140 +28,89 @@ class Tiles(NamedTuple):
     depth: int
     splits: int | None = None
 
-    def fit(self, count: int) -> int:
-        """Return the width for ``count`` rows."""
-        return min(self.width, max(32, 1 << (count - 1).bit_length()))
+    def split(self, programs: int, walk: int, device: torch.device) -> int:
+        """Return into how many programs to split each walk, so that all are under way at once."""
+        if self.splits or device.type != "cuda":
+            return self.splits or 1
+        processors = torch.cuda.get_device_properties(device).multi_processor_count
+        return min(max(1, 6 * processors // programs), math.ceil(walk / self.depth))
 
 
 # 64 elements to each of 64 threads. A longer walk spares the gradient accesses to its sums.
 FORWARD, BACKWARD = Tiles(512, 8), Tiles(256, 16)
 
 
-def _sort(ids: Tensor | None, rows: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Return the order that sorts by item (None: it is), and the sorted ids.
+def _padded(values: Tensor, tiles: Tiles, fill: float = 0.0) -> Tensor:
+    """Return values dimension by dimension, padded to whole tiles."""
+    multiple = max(tiles.width, tiles.depth)
+    return pad(values.t(), (0, -len(values) % multiple), value=fill).contiguous()
 
-    Then the pairs of an item stand together, and nearly all tiles count whole or not at all.
+
+def _arguments(
+    tiles: Tiles,
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    log_own: Tensor,
+    log_other: Tensor,
+    items: Tensor | None,
+    ids: Tensor | None,
+) -> tuple[kernels.Points, kernels.Table, kernels.Sizes]:
+    if items is None or ids is None:
+        items, ids = (torch.arange(len(x), device=z.device) for x in (z, mu))
+    own, other = (_padded(x.contiguous(), tiles) for x in (log_own, log_other))
+    points = kernels.Points(_padded(z, tiles), own, other, _padded(items, tiles, -1))
+    height = _padded(-0.5 * (logvar + LOG_2PI), tiles, -math.inf)
+    scale = _padded((-0.5 * logvar).exp() * math.sqrt(0.5), tiles, 1.0)
+    table = kernels.Table(_padded(mu, tiles), scale, height, height.sum(0), _padded(ids, tiles, -2))
+    return points, table, kernels.Sizes(z.shape[1], points.z.shape[1], height.shape[1])
+
+
+def log_mixture(*inputs: Tensor, tiles: Tiles = FORWARD) -> tuple[Tensor, Tensor]:
+    """Return log q(z), shape (M,), and log q(z_j), shape (M, D).
+
+    The arguments are those of :func:`tcdecomp.kernels.dense.log_mixture`, float32.
     """
-    if ids is None:
-        return None, torch.arange(len(rows), device=rows.device)
-    order = ids.argsort(stable=True)
-    return order, ids[order]
-
-
-def _pack(values: Tensor, order: Tensor | None, tiles: Tiles) -> Tensor:
-    """Return values in order, dimension by dimension, padded to whole tiles."""
-    values = values if order is None else values[order]
-    multiple = max(tiles.fit(len(values)), tiles.depth)
-    return pad(values.t(), (0, -len(values) % multiple)).contiguous()
-
-
-def _unpack(values: Tensor, count: int, order: Tensor | None) -> Tensor:
-    values = values[..., :count].t().contiguous()
-    return values if order is None else torch.empty_like(values).index_copy_(0, order, values)
-
-
-def _table(mu: Tensor, logvar: Tensor) -> kernels.Table:
-    height = -0.5 * (logvar + LOG_2PI)
-    return kernels.Table(
-        mu, (-0.5 * logvar).exp() * math.sqrt(0.5), height, height.sum(0), height.amax(1)
-    )
-
-
-def _spans(owned: Tensor, walked: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Return what of the sorted walk may match each block of sorted owned ids: [low, high)."""
-    first = owned[::width].contiguous()
-    last = torch.cat([owned[width - 1 :: width], owned[-1:]])[: len(first)]
-    low = torch.searchsorted(walked, first, out_int32=True)
-    return low, torch.searchsorted(walked, last, right=True, out_int32=True)
-
-
-def _splits(programs: int, walk: int, tiles: Tiles, device: torch.device) -> int:
-    """Into how many programs to split each walk, so that all are under way at once."""
-    if tiles.splits or device.type != "cuda":
-        return tiles.splits or 1
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return min(max(1, 6 * processors // programs), math.ceil(walk / tiles.depth))
-
-
-def log_sum(
-    z: Tensor, items: Tensor | None, mu: Tensor, logvar: Tensor, component_items: Tensor | None,
-    keep: str, *, tiles: Tiles = FORWARD,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return the log-sums over the components that count for each point, in nats.
-
-    Parameters
-    ----------
-    z : Tensor, shape (M, D), float32
-        Points.
-    items, component_items : Tensor, shapes (M,) and (K,), int64, or both None
-        The item of each point and of each component. None: component i is point i's own.
-    mu, logvar : Tensor, shape (K, D), float32
-        Means and log-variances of the components.
-    keep : {"all", "own", "others"}
-        Which components count: all, those of the point's item, those of other items.
-
-    Returns
-    -------
-    joint : Tensor, shape (M,)
-        Log of the sum of the densities at z.
-    marginals : Tensor, shape (M, D)
-        The same for each dimension. A sum of nothing is -inf; one with a NaN in it is NaN.
-    """
-    m, k, dims = len(z), len(mu), z.shape[1]
-    if 0 in (m, k):
-        return z.new_full((m,), -math.inf), z.new_full((m, dims), -math.inf)
-    (points, items), (components, ids) = _sort(items, z), _sort(component_items, mu)
-    z, mu, logvar = _pack(z, points, tiles), *(_pack(x, components, tiles) for x in (mu, logvar))
-    sizes, width = kernels.Sizes(m, k, dims, z.shape[1], mu.shape[1]), tiles.fit(m)
-    marks = None if keep == "all" else kernels.Marks(items, ids, *_spans(items, ids, width))
-    blocks, table = math.ceil(m / width), _table(mu, logvar)
-    many, few = (_splits(n, k, tiles, z.device) for n in (blocks, blocks * dims))
+    z = inputs[0]
+    (size, dims), (points, table, sizes) = z.shape, _arguments(tiles, *inputs)
+    blocks = sizes.row // tiles.width
+    many, few = (tiles.split(n, sizes.column, z.device) for n in (blocks, blocks * dims))
     joint, marginals = z.new_empty(many, sizes.row), z.new_empty(few, dims, sizes.row)
-    shape = {"keep": keep, "width": width, "depth": tiles.depth, "num_warps": max(1, width // 256)}
+    shape = {"width": tiles.width, "depth": tiles.depth, "num_warps": max(1, tiles.width // 256)}
     with torch.cuda.device_of(z):
-        kernels.joint[blocks, many](z, table, marks, joint, sizes, **shape)
-        kernels.marginals[blocks, few, dims](
-            z, table, marks, marginals, sizes, maxnreg=128, **shape
-        )
-    return _unpack(joint.logsumexp(0), m, points), _unpack(marginals.logsumexp(0), m, points)
+        kernels.joint[blocks, many](points, table, joint, sizes, **shape)
+        kernels.marginals[blocks, few, dims](points, table, marginals, sizes, **shape)
+    joint, marginals = joint.logsumexp(0), marginals.logsumexp(0)
+    return joint[:size].contiguous(), marginals[:, :size].t().contiguous()
 
 
-def log_sum_backward(
-    grad: Tensor, grad_j: Tensor, joint: Tensor, marginals: Tensor,
-    z: Tensor, items: Tensor | None, mu: Tensor, logvar: Tensor, component_items: Tensor | None,
-    keep: str, *, tiles: Tiles = BACKWARD,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return the gradients for z, mu and logvar, (M, D) and twice (K, D); nothing is atomic.
+def log_mixture_backward(
+    grad: Tensor,
+    grad_j: Tensor,
+    joint: Tensor,
+    marginals: Tensor,
+    *inputs: Tensor,
+    tiles: Tiles = BACKWARD,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of z, mu and logvar from those of :func:`log_mixture`'s results."""
+    points, table, sizes = _arguments(tiles, *inputs)
+    upstream = [_padded(x.contiguous(), tiles) for x in (grad, grad_j)]
+    # A sum without components has no gradient.
+    sums = [x.masked_fill(x == -math.inf, math.inf) for x in (joint, marginals)]
+    upstream += [_padded(x, tiles, math.inf) for x in sums]
 
-    Parameters
-    ----------
-    grad, grad_j : Tensor, shapes (M,) and (M, D)
-        Gradients for ``joint`` and ``marginals``.
-    joint, marginals : Tensor, shapes (M,) and (M, D)
-        What :func:`log_sum` returned for the other arguments, which are its own.
-    """
-    m, k, dims = len(z), len(mu), z.shape[1]
-    if 0 in (m, k):
-        return torch.zeros_like(z), torch.zeros_like(mu), torch.zeros_like(mu)
-    (points, items), (components, ids) = _sort(items, z), _sort(component_items, mu)
-    z, *up = (_pack(x, points, tiles) for x in (z, grad, grad_j, joint, marginals))
-    table = _table(*(_pack(x, components, tiles) for x in (mu, logvar)))
-    sizes = kernels.Sizes(m, k, dims, z.shape[1], table.mu.shape[1])
-
-    def add_up(of: str, owned: Tensor, walked: Tensor, stride: int) -> Tensor:
-        width = tiles.fit(len(owned))
-        blocks = math.ceil(len(owned) / width)
-        marks = None if keep == "all" else kernels.Marks(items, ids, *_spans(owned, walked, width))
-        splits = _splits(blocks, len(walked), tiles, z.device)
-        out = z.new_zeros(2 if of == "components" else 1, splits, dims, stride)
-        with torch.cuda.device_of(z):
+    def add_up(of: str, owned: int, walked: int) -> Tensor:
+        blocks = owned // tiles.width
+        splits = tiles.split(blocks, walked, grad.device)
+        out = grad.new_zeros(2 if of == "components" else 1, splits, sizes.dims, owned)
+        with torch.cuda.device_of(grad):
             kernels.gradient[blocks, splits](
-                z, table, kernels.Upstream(*up), marks, out, sizes, keep, width, tiles.depth, of,
-                num_warps=max(1, width // 128), maxnreg=168,
+                points, table, *upstream, out, sizes, tiles.width, tiles.depth, of,
+                num_warps=max(1, tiles.width // 128),
             )  # fmt: skip
-        return out.sum(1)
+        return out.sum(1).mT.contiguous()
 
-    (dz,) = add_up("points", items, ids, sizes.row)
-    dmu, dlogvar = add_up("components", ids, items, sizes.column)
-    unpacked = _unpack(dz, m, points), _unpack(dmu, k, components), _unpack(dlogvar, k, components)
-    return -2 * unpacked[0], 2 * unpacked[1], unpacked[2]
+    (of_z,) = add_up("points", sizes.row, sizes.column)
+    of_mu, of_logvar = add_up("components", sizes.column, sizes.row)
+    size, components = len(inputs[0]), len(inputs[1])
+    return -2 * of_z[:size], 2 * of_mu[:components], of_logvar[:components].clone()

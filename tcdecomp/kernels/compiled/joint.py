@@ -1,0 +1,211 @@
+"""The joint log q(z), in float32.
+
+With s_ikj = (z_ij - mu_kj) exp(-logvar_kj / 2) / sqrt(2), h_k = -sum_j (logvar_kj + log 2 pi) / 2,
+and g_ik the upstream factor of log q(z_i) times component k's share of it,
+
+    log q(z_i)  = log sum_k w_ik exp(h_k - sum_j s_ikj^2)
+    dmu_kj      = sqrt(2) exp(-logvar_kj / 2) sum_i g_ik s_ikj
+    dlogvar_kj  = sum_i g_ik (s_ikj^2 - 1/2)
+
+Four points at a time meet a stretch of components, whose numbers stay in the cache. The gradient
+uses the weights while they are there, and leaves out a stretch in which no weight can count.
+Arrays of components have dimensions first, (D, K), so that the compiler does many at once.
+"""
+
+# The kernels are in numba's dialect, which mypy does not know.
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from tcdecomp.kernels.compiled.arithmetic import F, exp32, highest, jit
+from tcdecomp.posterior import LOG_2PI
+
+__all__ = ["add_joint"]
+
+STRETCH = 2**14  # elements of mu in a stretch
+ROWS = 2**21  # elements of the weights that are kept at one time
+NEGLIGIBLE = F(1e-8)  # share of a point's sum
+
+
+@njit(inline="always")
+def _copy(height, rows):
+    l0, l1, l2, l3 = rows
+    for k in range(height.shape[0]):
+        l0[k] = l1[k] = l2[k] = l3[k] = height[k]
+
+
+@njit(inline="always")
+def _subtract_squares(points, mu, scale, rows):
+    z0, z1, z2, z3 = points
+    l0, l1, l2, l3 = rows
+    for k in range(mu.shape[0]):
+        m, s = mu[k], scale[k]
+        s0, s1, s2, s3 = (z0 - m) * s, (z1 - m) * s, (z2 - m) * s, (z3 - m) * s
+        l0[k] -= s0 * s0
+        l1[k] -= s1 * s1
+        l2[k] -= s2 * s2
+        l3[k] -= s3 * s3
+
+
+@njit(inline="always")
+def _exponentiate(row):
+    """Put the weights, relative to the largest, in place of the logs; return log-sum and sum."""
+    top, total = highest(row), F(0.0)
+    for k in range(row.shape[0]):
+        e = exp32(row[k] - top)
+        row[k] = e
+        total += e
+    return top + math.log(total), total
+
+
+@njit(inline="always")
+def _scale(rows, factors, sums):
+    """Give weights their factors, add them up over points, and return their total size."""
+    w0, w1, w2, w3 = rows
+    f0, f1, f2, f3 = factors
+    total = F(0.0)
+    for k in range(sums.shape[0]):
+        w0[k] *= f0
+        w1[k] *= f1
+        w2[k] *= f2
+        w3[k] *= f3
+        sums[k] += (w0[k] + w1[k]) + (w2[k] + w3[k])
+        total += (abs(w0[k]) + abs(w1[k])) + (abs(w2[k]) + abs(w3[k]))
+    return total
+
+
+@njit(inline="always")
+def _add_slopes(points, mu, scale, rows, of_components):
+    z0, z1, z2, z3 = points
+    w0, w1, w2, w3 = rows
+    of_mu, of_logvar = of_components
+    d0 = d1 = d2 = d3 = F(0.0)
+    for k in range(mu.shape[0]):
+        m, s = mu[k], scale[k]
+        s0, s1, s2, s3 = (z0 - m) * s, (z1 - m) * s, (z2 - m) * s, (z3 - m) * s
+        g0, g1, g2, g3 = w0[k] * s0, w1[k] * s1, w2[k] * s2, w3[k] * s3
+        d0 += g0 * s
+        d1 += g1 * s
+        d2 += g2 * s
+        d3 += g3 * s
+        of_mu[k] += (g0 + g1) + (g2 + g3)
+        of_logvar[k] += (g0 * s0 + g1 * s1) + (g2 * s2 + g3 * s3)
+    return d0, d1, d2, d3
+
+
+@njit(inline="always")
+def _four(first, end):
+    """Return the numbers of four points, the last of them again and again beyond the end."""
+    return first, min(first + 1, end - 1), min(first + 2, end - 1), min(first + 3, end - 1)
+
+
+@njit(inline="always")
+def _at(z, i, j):
+    return z[i[0], j], z[i[1], j], z[i[2], j], z[i[3], j]
+
+
+@njit(inline="always")
+def _cut(rows, r, a, b):
+    return rows[r, a:b], rows[r + 1, a:b], rows[r + 2, a:b], rows[r + 3, a:b]
+
+
+@njit(inline="always")
+def _add_points(z, mu, scale, height, log_ratio, grad, start, stop, log_q, of_z, of_mu, of_logvar):
+    """Put log q of the points from ``start`` to ``stop`` into ``log_q``, and add gradients.
+
+    z and of_z are (M, D), of components all is (D, K) but height (K,). An empty ``grad`` wants no
+    gradient.
+    """
+    dim, components = mu.shape
+    step = max(64, STRETCH // dim // 64 * 64)
+    block = max(4, min(64, ROWS // components // 4 * 4))
+    weights, sums = np.zeros((block, components), F), np.zeros(components)
+    factors, part = np.zeros(block, F), np.empty((2, dim, min(step, components)), F)
+    for first in range(start, stop, block):
+        last = min(first + block, stop)
+        for a in range(0, components, step):
+            b = min(a + step, components)
+            for i in range(first, last, 4):
+                rows, points = _cut(weights, i - first, a, b), _four(i, last)
+                _copy(height[a:b], rows)
+                for j in range(dim):
+                    _subtract_squares(_at(z, points, j), mu[j, a:b], scale[j, a:b], rows)
+        factors[:] = F(0.0)
+        for i in range(first, last):
+            if log_ratio != F(0.0):
+                weights[i - first, i] += log_ratio
+            log_q[i], total = _exponentiate(weights[i - first])
+            if grad.shape[0]:
+                factors[i - first] = grad[i] / total
+        for a in range(0, components if grad.shape[0] else 0, step):
+            b = min(a + step, components)
+            part[:] = F(0.0)
+            for i in range(first, last, 4):
+                rows, points, r = _cut(weights, i - first, a, b), _four(i, last), i - first
+                four = factors[r], factors[r + 1], factors[r + 2], factors[r + 3]
+                total = _scale(rows, four, sums[a:b])
+                if total * components < NEGLIGIBLE * np.abs(grad[i : min(i + 4, last)]).sum():
+                    continue
+                for j in range(dim):
+                    of_four = part[0, j, : b - a], part[1, j, : b - a]
+                    four_z = _at(z, points, j)
+                    slopes = _add_slopes(four_z, mu[j, a:b], scale[j, a:b], rows, of_four)
+                    for n in range(4):
+                        of_z[points[n], j] -= F(2.0) * slopes[n]
+            # Added up in parts: in one float32 the rounding of many points would add up, too.
+            for j in range(dim):
+                for k in range(b - a):
+                    of_mu[j, a + k] += part[0, j, k]
+                    of_logvar[j, a + k] += part[1, j, k]
+    for j in range(dim if grad.shape[0] else 0):
+        for k in range(components):
+            of_mu[j, k] *= F(2.0) * scale[j, k]
+            of_logvar[j, k] -= F(0.5 * sums[k])
+
+
+@jit
+def add_joint(
+    z, mu, logvar, log_own, log_other, grad, factor, trained, first, last, log_q, of_z,
+    of_components,
+):  # fmt: skip
+    """Add the gradients of some points' log q(z), or put it into ``log_q``.
+
+    z and of_z are (M, D), mu and logvar (K, D), of_components (2, D, K). Returned is the sum of
+    log q(z) times the upstream gradients, which are ``grad`` or else ``factor``.
+    """
+    value, joint = 0.0, np.empty(z.shape[0])
+    if trained and grad.shape[0] == 0:
+        grad = np.full(z.shape[0], F(factor))
+    columns, scale, height = _columns(mu, logvar)
+    _add_points(
+        z, columns, scale, height, F(log_own - log_other), grad, first, last, joint, of_z,
+        of_components[0], of_components[1],
+    )  # fmt: skip
+    for i in range(first, last):
+        joint[i] += log_other
+        if trained:
+            value += grad[i] * joint[i]
+        else:
+            log_q[i] = joint[i]
+    return value
+
+
+@njit(inline="always")
+def _columns(mu, logvar):
+    """Return mu and the scale, (D, K), and the height, (K,)."""
+    components, dim = mu.shape
+    columns, scale = np.empty((dim, components), F), np.empty((dim, components), F)
+    height = np.empty(components, F)
+    for k in range(components):
+        total = 0.0
+        for j in range(dim):
+            columns[j, k] = mu[k, j]
+            scale[j, k] = math.exp(-0.5 * logvar[k, j]) * math.sqrt(0.5)
+            total += logvar[k, j]
+        height[k] = -0.5 * (total + dim * LOG_2PI)
+    return columns, scale, height
