@@ -53,7 +53,7 @@ def _loss(attachment: Attachment, model_trace: Any, guide_trace: Any) -> tuple[A
     posterior = _posterior(site)
     _check_prior(model_trace.nodes[site["name"]], posterior)
     mean = attachment.excess(posterior.z, posterior.mu, posterior.logvar, _stated_size(site))
-    excess = (mean.expand(len(posterior.z)) * site["scale"]).sum()
+    excess = (mean.expand(len(posterior.mu)) * site["scale"]).sum()
     return loss + excess.item(), surrogate + excess
 
 

@@ -55,10 +55,8 @@ def tcdecomp_encode(model: Any, batch: Any) -> tuple[Tensor, Tensor] | None:
         If the model's posterior is not a diagonal Gaussian; or the batch is neither a tensor nor a
         mapping with a tensor ``"data"``.
     """
-    family = _family(model, "encode(batch)", "forward")
-    if family is None:
+    if _family(model, "encode(batch)", "forward") is None:
         return None
-    _check_gaussian(family, model)
     data = batch.get("data") if isinstance(batch, Mapping) else batch
     if not isinstance(data, Tensor):
         raise TypeError(
@@ -94,7 +92,6 @@ def tcdecomp_attach(
     family = _family(model, "kl_loss(z, mu, logvar)", "forward", "loss_function")
     if family is None:
         return None
-    _check_gaussian(family, model)
     if family not in _KL_WEIGHTS:
         raise ValueError(
             "model must have the KL to the standard normal, times a weight, in its loss; got "
@@ -169,31 +166,28 @@ def _attachment(model: Any) -> Attachment:
 def _family(model: Any, seam: str, *methods: str) -> type | None:
     """Return the pythae class whose methods of these names the model has, or None.
 
-    pythae does not know a subclass with a forward or a loss of its own. Such a class tells what it
-    is by the seam, a method that any ``torch.nn.Module`` may have.
+    A class with a forward or a loss of its own tells what it is by the seam, a method that any
+    ``torch.nn.Module`` may have.
     """
     if not isinstance(model, models.BaseAE):
         return None
     kind = type(model)
     family = next(k for k in kind.__mro__ if k.__module__.partition(".")[0] == "pythae")
     own = [name for name in methods if getattr(kind, name, None) is not getattr(family, name, None)]
-    if not own:
-        return family
-    if callable(getattr(model, seam.partition("(")[0], None)):
+    if own and callable(getattr(model, seam.partition("(")[0], None)):
         return None
-    raise NoAdapterError(
-        f"model must have a method {seam}, or pythae's own {' and '.join(methods)}; "
-        f"{kind.__name__} overrides {' and '.join(own)}, and has no such method"
-    )
-
-
-def _check_gaussian(family: type, model: Any) -> None:
+    if own:
+        raise NoAdapterError(
+            f"model must have a method {seam}, or pythae's own {' and '.join(methods)}; "
+            f"{kind.__name__} overrides {' and '.join(own)}, and has no such method"
+        )
     known = family in _KL_WEIGHTS or family in _REFUSALS
     if not known or getattr(model, "deterministic_posterior", False):
         raise TypeError(
             "model must be one of those of pythae that are known to have a diagonal Gaussian "
             f"posterior; got {family.__name__}"
         )
+    return family
 
 
 class _LossAttachment(Attachment):
@@ -233,7 +227,7 @@ def _loss_function(attachment: _LossAttachment, *args: Any, **kwargs: Any) -> tu
     try:
         excess = attachment.excess(z, mu, logvar, stated)
     except ValueError as error:
-        if len(z) > 1:
+        if len(mu) > 1:
             raise
         raise ValueError(
             f"{error}. pythae's trainers keep the last batch: choose a batch size with which the "

@@ -34,7 +34,7 @@ def tcdecomp_encode(model: Any, batch: Any) -> Posterior | None:
     ------
     TypeError, ValueError
         If the batch is no dictionary of tensors, as scvi's data loaders yield it, or inference
-        gives no Normal ``qz`` with one sample ``z``.
+        gives no Normal ``qz`` with a sample ``z``.
     """
     module = _module_of(model)
     if module is None:
@@ -103,7 +103,7 @@ def _loss(
     _check_prior(attachment.model, generative_outputs)
     posterior = _posterior(attachment.model, inference_outputs)
     terms = attachment.decompose(posterior.z, posterior.mu, posterior.logvar, n_obs)
-    rows = len(posterior.z) if type(attachment.model).loss in _SUM else 1
+    rows = len(posterior.mu) if type(attachment.model).loss in _SUM else 1
     logged = {name: getattr(terms, name).detach() for name in _LOGGED}
     return replace(
         output,
@@ -134,8 +134,8 @@ def _posterior(module: BaseModuleClass, outputs: Mapping[str, Any]) -> Posterior
         return Posterior.from_normal(qz, outputs.get("z"))
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{type(module).__name__}.inference must give a Normal qz of shape (M, D), and z, one "
-            f"sample of it: {error}"
+            f"{type(module).__name__}.inference must give a Normal qz of shape (M, D), and a "
+            f"sample z of it: {error}"
         ) from error
 
 

@@ -222,13 +222,20 @@ def test_a_criterion_that_does_not_fit_is_refused(options, message):
     assert Attachment.of(model.module) is None
 
 
-def test_several_samples_are_refused():
-    model = make("SCVI")
-    attach(model, TCDecomposition())
-    with pytest.raises(ValueError, match=r"VAE.inference must give .*, and z, one sample of it"):
-        model.module(
-            batch_of(model), inference_kwargs={"n_samples": 5}, loss_kwargs={"n_obs": CELLS}
-        )
+def test_several_samples_of_each_cell_are_averaged():
+    model, losses = make("SCVI"), []
+    batch, criterion = batch_of(model), TCDecomposition(beta=6)
+    for given in (None, criterion):
+        if given is not None:
+            attach(model, given, CELLS)
+        torch.manual_seed(0)
+        outputs, _, loss = model.module(batch, inference_kwargs={"n_samples": 5})
+        losses.append(loss.loss)
+    qz = outputs["qz"]
+    assert outputs["z"].shape == (5, *qz.loc.shape)
+    each = [criterion.decompose(z, qz.loc, 2 * qz.scale.log(), CELLS) for z in outputs["z"]]
+    want = 5 * torch.stack([terms.total_correlation for terms in each]).mean()
+    assert_close(losses[1] - losses[0], want, torch.float32)
 
 
 def test_a_model_is_attached_to_once_and_detached():
