@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import partial
+from dataclasses import replace
 from typing import NamedTuple, SupportsIndex
 
 import torch
@@ -28,10 +28,10 @@ from tcdecomp._checks import check_tensors, integer
 from tcdecomp._processes import Division, Group, shared_refusal
 from tcdecomp.dataset.decomposition import DatasetTerms, checked_samples
 from tcdecomp.dataset.sampling import sample_densities
-from tcdecomp.decomposition import decompose
+from tcdecomp.minibatch.batch import Batch
 from tcdecomp.minibatch.conditional import DatasetSize
 from tcdecomp.minibatch.estimators import Weights
-from tcdecomp.minibatch.options import Reduction
+from tcdecomp.minibatch.options import Options, Reduction
 from tcdecomp.priors import Prior
 
 __all__ = ["GroupTerms", "Groups", "SplitTC", "decompose_groups", "split_tc"]
@@ -196,6 +196,7 @@ def split_tc(
     dataset_size: DatasetSize,
     groups: Groups,
     *,
+    items: Tensor | None = None,
     condition: Tensor | None = None,
     estimator: str | Weights = "mss",
     reduction: Reduction = "mean",
@@ -210,14 +211,14 @@ def split_tc(
 
     Parameters
     ----------
-    z, mu, logvar : Tensor, shape (M, D)
+    z, mu, logvar : Tensor
         As in :func:`tcdecomp.decompose`.
     dataset_size : int or mapping
         As in :func:`tcdecomp.decompose`.
     groups : mapping
         From a name to the group's dimensions, integers of 0 to D - 1. Each dimension is in one
         group.
-    condition, estimator, reduction, process_group, validate
+    items, condition, estimator, reduction, process_group, validate
         As in :func:`tcdecomp.decompose`.
 
     Returns
@@ -243,20 +244,22 @@ def split_tc(
     >>> mu.grad[:, 2:].abs().max()
     tensor(0.)
     """
-    estimated = partial(
-        decompose,
-        condition=condition,
-        estimator=estimator,
-        reduction=reduction,
-        process_group=process_group,
+    options = Options(
+        estimator=estimator, reduction=reduction, process_group=process_group, validate=validate
     )
-    whole = estimated(z, mu, logvar, dataset_size, validate=validate).total_correlation
-    within = {}
-    # After the call above, which refuses what is no batch in all processes together.
+    rows = {"items": items, "condition": condition}
+    whole = Batch(z, mu, logvar, dataset_size, options, **rows).terms().total_correlation  # type: ignore[arg-type]
+    within, unseen = {}, replace(options, validate=False)
+    # After the batch above, which refuses what is no batch in all processes together.
     for name, part in _checked(groups, mu.shape[1]).items():
         own = z[..., part], mu[:, part], logvar[:, part]
-        within[name] = estimated(*own, dataset_size, validate=False).total_correlation
+        batch = Batch(*own, dataset_size, unseen, doubt=_said_of_the_whole, **rows)  # type: ignore[arg-type]
+        within[name] = batch.terms().total_correlation
     return SplitTC(within, whole - sum(within.values()))
+
+
+def _said_of_the_whole(kind: str, text: str | None) -> None:
+    """Do not warn again for a part of the latents."""
 
 
 def _row(result: DatasetTerms) -> tuple[Tensor, ...]:

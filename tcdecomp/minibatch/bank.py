@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -10,9 +10,6 @@ from torch import Tensor
 from tcdecomp._checks import check_tensors, checked_int, checked_labels
 from tcdecomp._processes import GlobalBatch, Group, resolve_group, shared_refusal
 from tcdecomp.posterior import Posterior
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["PosteriorBank"]
 

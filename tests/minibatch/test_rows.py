@@ -1,6 +1,7 @@
 """Rows that are not one of each item: several samples of an item, and items with several rows."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -197,3 +198,17 @@ def test_what_items_refuse(items, size, options, text):
 def test_more_rows_than_items_are_served():
     terms = decompose(*draw_posterior(0, 6, 2), 2, items=torch.tensor([0, 1] * 3))
     assert terms.index_code_mi.isfinite()
+
+
+def test_groups_know_items_with_several_rows_and_warn_once():
+    batch, items = draw_posterior(0, 6, 3), torch.arange(6) // 2
+    groups = {"a": [0, 2], "b": [1]}
+    split = split_tc(*batch, N, groups, items=items)
+    whole = decompose(*batch, N, items=items).total_correlation
+    assert_close(split.between + split.within["a"], whole)
+    assert_close(split.within["b"], torch.zeros(()))
+    labels = torch.tensor([0, 0, 0, 0, 0, 1])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        split_tc(*batch, {0: N, 1: N}, groups, condition=labels)
+    assert len(caught) == 1
