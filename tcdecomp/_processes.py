@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
@@ -163,10 +164,10 @@ class GlobalBatch:
 
 def check_agreement(name: str, by_rank: Sequence[Any]) -> None:
     """Raise a ValueError with the name if the processes did not say the same."""
-    if len(set(by_rank)) > 1:
+    if any(value != by_rank[0] for value in by_rank):
         raise ValueError(
-            f"{name} must be the same in every process of process_group; got {list(by_rank)} "
-            "by rank"
+            f"{name} must be the same in every process of process_group; got "
+            f"{reprlib.repr(list(by_rank))} by rank"
         )
 
 

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tcdecomp._text import table
 from tcdecomp.plugins import find_seam, survey
 from tcdecomp.scoring import Report, score
 from tcdecomp.scoring.files import FileError, read_scorable
@@ -265,9 +266,7 @@ def _plugins(options: argparse.Namespace) -> int:
         (status.package, status.plugin, status.distribution, _STATES[status.state] + status.reason)
         for status in statuses
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    print(table(rows, numbers=False))
     return int(any(status.reason for status in statuses))
 
 

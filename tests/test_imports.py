@@ -21,7 +21,7 @@ FLOORS = [
     {"minibatch"},
     {"kernels", "priors", "_evidence"},
     {"posterior", "schedules"},
-    {"terms", "metrics", "_checks", "_autocast", "_processes", "_progress"},
+    {"terms", "metrics", "_checks", "_autocast", "_processes", "_progress", "_text"},
 ]
 ROOTS = [Path(package.__file__).parent for package in (tcdecomp, tcdecomp_adapters)]
 

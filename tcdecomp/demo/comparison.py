@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tcdecomp import TCDecomposition, encode
+from tcdecomp._text import table as text_table
 from tcdecomp.demo.images import Images
 from tcdecomp.demo.models import Figures, Recipe, evaluate, kl_per_latent, train
 from tcdecomp.metrics import MutualInfoGap
@@ -100,11 +101,8 @@ def table(results: dict[str, list[Figures]]) -> str:
     for name, runs in results.items():
         columns = (([getattr(run, key) for run in runs], n) for key, n in COLUMNS.values())
         rows.append([name, *(cell(values, digits) for values, digits in columns)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    header, *lines = text_table(rows).splitlines()
+    return "\n".join([header, "-" * len(header), *lines])
 
 
 def cell(values: list[float], digits: int) -> str:

@@ -37,6 +37,8 @@ class Collected(NamedTuple):
         Log-variances. None if the model returns codes alone.
     factors : ndarray, shape (N, K) or (N,), or None
         None if the batches have no factors.
+    condition : ndarray, shape (N,), or None
+        The label of each item, for a conditional model.
     absence : str
         Why there are no factors.
     """
@@ -44,13 +46,13 @@ class Collected(NamedTuple):
     mu: Tensor
     logvar: Tensor | None
     factors: NDArray[Any] | None
+    condition: NDArray[Any] | None
     absence: str
 
     def first(self, rows: int) -> Collected:
         """Return the first rows."""
-        mu, logvar, factors, absence = self
-        logvar = None if logvar is None else logvar[:rows]
-        return Collected(mu[:rows], logvar, None if factors is None else factors[:rows], absence)
+        columns = (None if column is None else column[:rows] for column in self[:4])
+        return Collected(*[*columns, self.absence])  # type: ignore[arg-type]
 
 
 def collect(
@@ -58,6 +60,7 @@ def collect(
     batches: Iterable[Any],
     inputs: InputsIn,
     factors: FactorsIn,
+    condition: FactorsIn,
     device: torch.device | str | None,
 ) -> Collected:
     """Encode all batches in eval mode, as :func:`tcdecomp.score` says."""
@@ -66,32 +69,28 @@ def collect(
     with _evaluating(model):
         for batch in progress(batches, "score"):
             mu, logvar = encoder(batch)
-            rows = factors_of(batch, factors, rows=len(mu))
-            parts.append((mu, logvar, rows))
-            if rows is None and not absence:
+            found = factors_of(batch, factors, rows=len(mu))
+            label = factors_of(batch, condition, rows=len(mu))
+            parts.append((mu, logvar, found, label))
+            if found is None and not absence:
                 absence = absence_of(batch, factors)
     if not parts:
         raise ValueError("batches must yield at least one batch; got none")
-    mus, logvars, found = (list(column) for column in zip(*parts, strict=True))
-    return Collected(
-        torch.cat(_alike("The model's mu and logvar", mus)),
-        torch.cat(logvars) if _all_or_none("log-variances", logvars) else None,
-        np.concatenate(_alike("factors", found)) if _all_or_none("factors", found) else None,
-        absence,
-    )
+    columns = [list(column) for column in zip(*parts, strict=True)]
+    names = "the model's means", "the model's log-variances", "factors", "condition"
+    joined = (_joined(name, column) for name, column in zip(names, columns, strict=True))
+    return Collected(*[*joined, absence])
 
 
-def _all_or_none(what: str, parts: list[Any]) -> bool:
+def _joined(what: str, parts: list[Any]) -> Any:
+    """Return the rows of all batches, or None if no batch has any."""
     missing = [index for index, part in enumerate(parts) if part is None]
-    if 0 < len(missing) < len(parts):
+    if len(missing) == len(parts):
+        return None
+    if missing:
         raise ValueError(
             f"{what} must be in all batches or in none; got none in batch {missing[0]}"
         )
-    return not missing
-
-
-def _alike(what: str, parts: list[Any]) -> list[Any]:
-    """Return the parts, if they have equally many columns."""
     first = tuple(parts[0].shape)
     for index, part in enumerate(parts):
         if tuple(part.shape[1:]) != first[1:]:
@@ -99,7 +98,7 @@ def _alike(what: str, parts: list[Any]) -> list[Any]:
                 f"{what} must have equally many columns in all batches; got shape {first} in "
                 f"batch 0 and {tuple(part.shape)} in batch {index}"
             )
-    return parts
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
 
 
 class _Encoder:

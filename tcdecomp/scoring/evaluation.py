@@ -7,13 +7,12 @@ import inspect
 import operator
 import warnings
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor
+from torch import Generator
 
 from tcdecomp._processes import Division, Group, check_agreement, made_by_each
 from tcdecomp.dataset.decomposition import checked_samples, decompose_dataset
@@ -23,7 +22,8 @@ from tcdecomp.metrics.mig import bins_of
 from tcdecomp.plugins import Reader, Seam
 from tcdecomp.posterior import Posterior
 from tcdecomp.priors import Prior, check_prior, closed_form_kl_j, factors_of
-from tcdecomp.scoring.items import Items, check_order, joined, read_items
+from tcdecomp.scoring.items import Items, read_items
+from tcdecomp.scoring.joining import joined
 from tcdecomp.scoring.loaders import InputsIn
 from tcdecomp.scoring.report import Report
 from tcdecomp.scoring.units import active_units, by_activity, check_threshold, grouped_tc
@@ -79,10 +79,11 @@ def score(
         Where the inputs are moved: the model's device. By default they are not moved.
     prior : Distribution or callable, optional
         As in :func:`tcdecomp.decompose_dataset`.
-    condition : array_like, shape (N,), optional
-        An integer label for each item, in the order of the items, of a conditional model: the
-        terms are those of q(z|c), as in :func:`tcdecomp.decompose_dataset`. The report then has no
-        split of the total correlation by activity.
+    condition : array_like, callable or str, optional
+        An integer label of each item, for a conditional model: an array of shape (N,), or a
+        function of a batch or a key, like ``factors``. The terms are then those of
+        :func:`tcdecomp.decompose_dataset` with a condition, and total correlation is not divided
+        between active and passive latents. Not with a process group.
     num_samples : int
         As in :func:`tcdecomp.decompose_dataset`, which runs on the device of the model's means.
     seed : int
@@ -139,21 +140,17 @@ def score(
     >>> report.items, report.active_units, report.mig.score
     (64, 2, 1.0)
     """
-    settings = _Settings(
-        prior, condition, num_samples, seed, active_threshold, {} if mig is None else mig
-    )
+    settings = _Settings(prior, num_samples, seed, active_threshold, {} if mig is None else mig)
     division = Division(process_group, gathered=True)
-    if condition is not None:
-        if division.group is not None:
-            raise ValueError("process_group must be None where a condition is given to score")
-        check_order("condition", batches, shared=False)
     if seam is not None:
         model = Reader(model, seam)
 
     def own() -> tuple[dict[str, str], Items]:
         settings.check()
         shared = division.group is not None
-        items = read_items(model, batches, factors, inputs, device, shared=shared)
+        if shared and condition is not None:
+            raise ValueError("process_group must be None where a condition is given to score")
+        items = read_items(model, batches, factors, condition, inputs, device, shared=shared)
         return settings.told(), items
 
     with torch.random.fork_rng(_cuda_devices()), torch.no_grad():
@@ -170,7 +167,6 @@ class _Settings(NamedTuple):
     """The options of :func:`score` that the numbers depend on."""
 
     prior: Prior
-    condition: Any
     num_samples: SupportsIndex
     seed: int
     threshold: float
@@ -185,20 +181,14 @@ class _Settings(NamedTuple):
         _check_options(self.mig)
 
     def told(self) -> dict[str, str]:
-        """Return what must be the same in all processes; priors cannot be compared."""
+        """Return what must be the same in all processes. Priors cannot be compared."""
         values = {
             "num_samples": operator.index(self.num_samples),
             "seed": self.seed,
             "active_threshold": float(self.threshold),
             **{f"mig[{name!r}]": np.asarray(value).tolist() for name, value in self.mig.items()},
         }
-        return {name: _brief(value) for name, value in values.items()}
-
-
-def _brief(value: object) -> str:
-    """Return a short text that differs for another value."""
-    text = repr(value)
-    return text if len(text) < 80 else f"one of hash {sha256(text.encode()).hexdigest()[:16]}"
+        return {name: repr(value) for name, value in values.items()}
 
 
 def _check_options(mig: Mapping[str, Any]) -> None:
@@ -233,38 +223,27 @@ def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
     if items.moments is None:
         return report
     mu, logvar = (moment.to(items.device) for moment in items.moments)
-    if settings.condition is not None:
-        return dataclasses.replace(report, **_by_label(mu, logvar, settings))
-    terms = grouped_terms(
-        mu,
-        logvar,
-        by_activity(active),
-        num_samples=settings.num_samples,
-        generator=Generator(mu.device).manual_seed(settings.seed),
-        prior=settings.prior,
-        division=division,
-    )
+    options: Any = {
+        "num_samples": settings.num_samples,
+        "generator": Generator(mu.device).manual_seed(settings.seed),
+        "prior": settings.prior,
+    }
+    if items.condition is not None:
+        labels = torch.as_tensor(items.condition, device=mu.device).long()
+        posterior = Posterior(mu, mu, logvar)
+        latent_kl = closed_form_kl_j(factors_of(settings.prior, posterior), posterior)
+        return dataclasses.replace(
+            report,
+            terms=decompose_dataset(mu, logvar, condition=labels, **options),
+            latent_kl=latent_kl.double().mean(0).cpu().numpy(),
+        )
+    terms = grouped_terms(mu, logvar, by_activity(active), division=division, **options)
     return dataclasses.replace(
         report,
         terms=terms.whole,
         latent_kl=np.array([latent.terms.kl for latent in terms.dimensions]),
         grouped_tc=grouped_tc(terms),
     )
-
-
-def _by_label(mu: Tensor, logvar: Tensor, settings: _Settings) -> dict[str, Any]:
-    """Return the terms of q(z|c), and the KL of each latent."""
-    terms = decompose_dataset(
-        mu,
-        logvar,
-        condition=torch.as_tensor(settings.condition, device=mu.device),
-        num_samples=settings.num_samples,
-        generator=Generator(mu.device).manual_seed(settings.seed),
-        prior=settings.prior,
-    )
-    posterior = Posterior(mu, mu, logvar).in_working_precision()
-    kl = closed_form_kl_j(factors_of(settings.prior, posterior), posterior)
-    return {"terms": terms, "latent_kl": kl.double().mean(0).cpu().numpy()}
 
 
 def _gaps(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch.utils.data import DataLoader, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from tcdecomp._checks import check_finite, check_logvar, check_tensors
-from tcdecomp._processes import check_agreement
 from tcdecomp.metrics.columns import Columns, FloatArray
 from tcdecomp.metrics.inputs import check_rows, read_columns
 from tcdecomp.plugins.models import as_posterior
@@ -31,7 +29,7 @@ from tcdecomp.scoring.loaders import (
     usable_factors,
 )
 
-__all__ = ["Items", "check_order", "joined", "read_items"]
+__all__ = ["Items", "read_items"]
 
 _MODEL_AND_BATCHES = (
     "score takes a model and batches; or without batches a Posterior, a (mu, logvar) pair, a torch "
@@ -53,6 +51,8 @@ class Items:
         Means and log-variances in working precision, on the CPU. None for codes alone.
     factors : Columns or None
         The factors of the same items.
+    condition : ndarray of int, shape (N,), or None
+        The label of each item, for a conditional model.
     absence : str
         Why there are no factors.
     found : bool
@@ -69,6 +69,7 @@ class Items:
     codes: FloatArray
     moments: tuple[Tensor, Tensor] | None
     factors: Any
+    condition: NDArray[Any] | None = None
     absence: str = "no factors were given"
     found: bool = False
     device: torch.device | str = "cpu"
@@ -92,6 +93,7 @@ def read_items(
     model: Any,
     batches: Any,
     factors: Any,
+    condition: Any,
     inputs: InputsIn,
     device: torch.device | str | None,
     *,
@@ -101,7 +103,7 @@ def read_items(
 
     Parameters
     ----------
-    model, batches, factors, inputs, device
+    model, batches, factors, condition, inputs, device
         As there.
     shared : bool
         Whether other processes have other items.
@@ -111,8 +113,21 @@ def read_items(
         kinds = type(model).__name__, type(batches).__name__
         raise TypeError(_MODEL_AND_BATCHES.format(*kinds))
     if given:
-        return _given(model, factors, inputs, device)
-    return _collected(model, batches, factors, inputs, device, shared)
+        items = _given(model, factors, condition, inputs, device)
+    else:
+        items = _collected(model, batches, factors, condition, inputs, device, shared)
+    if items.condition is not None:
+        _check_condition(items)
+    return items
+
+
+def _check_condition(items: Items) -> None:
+    labels, size = np.asarray(items.condition), len(items.codes)
+    if labels.shape != (size,) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"condition must hold an integer for each of the {size} items; got shape "
+            f"{labels.shape} of {labels.dtype}"
+        )
 
 
 def _holds_values(model: Any) -> bool:
@@ -127,14 +142,25 @@ def _is_array(value: Any) -> bool:
     return (hasattr(value, "__array__") or hasattr(value, "columns")) and not callable(value)
 
 
-def _given(values: Any, factors: Any, inputs: Any, device: Any) -> Items:
+def _given(values: Any, factors: Any, condition: Any, inputs: Any, device: Any) -> Items:
     for name, value in (("inputs", inputs), ("device", device)):
         if value is not None:
             raise TypeError(f"{name} must be None without batches; got {value!r}")
-    if callable(factors) or isinstance(factors, str):
-        kind = "a callable" if callable(factors) else repr(factors)
-        raise TypeError(f"factors must be an array without batches; got {kind}")
-    factors = None if factors is False else factors
+    for name, value in (("factors", factors), ("condition", condition)):
+        if callable(value) or isinstance(value, str):
+            kind = "a callable" if callable(value) else repr(value)
+            raise TypeError(f"{name} must be an array without batches; got {kind}")
+    items = _of_values(values, None if factors is False else factors)
+    return items if condition is None else replace(items, condition=_as_labels(condition))
+
+
+def _as_labels(condition: Any) -> NDArray[Any]:
+    if isinstance(condition, Tensor):
+        condition = condition.numpy(force=True)
+    return np.asarray(condition)
+
+
+def _of_values(values: Any, factors: Any) -> Items:
     if isinstance(values, Posterior | Distribution):
         posterior = as_posterior(values, "model")
         return _of_moments(posterior.mu, posterior.logvar, factors)
@@ -181,16 +207,21 @@ def _collected(
     model: Any,
     batches: Any,
     factors: Any,
+    condition: Any,
     inputs: InputsIn,
     device: torch.device | str | None,
     shared: bool,
 ) -> Items:
-    by_item = _is_array(factors) or isinstance(factors, list | tuple)
-    if by_item:
-        check_order("factors", batches, shared=shared)
+    by_item, labels_by_item = (
+        _is_array(given) or isinstance(given, list | tuple) for given in (factors, condition)
+    )
+    for name, is_array in (("factors", by_item), ("condition", labels_by_item)):
+        if is_array:
+            _check_order(name, batches, shared)
     reading: FactorsIn = False if by_item else factors
-    check_reading(inputs, reading)
-    seen = collect(model, batches, inputs, reading, device)
+    label: FactorsIn = False if condition is None or labels_by_item else condition
+    check_reading(inputs, reading, label)
+    seen = collect(model, batches, inputs, reading, label, device)
     places = places_of(batches) if shared else None
     if places is not None:  # the rows after these are repeated items
         places = places[: len(seen.mu)]
@@ -203,6 +234,7 @@ def _collected(
     )
     return replace(
         items,
+        condition=_as_labels(condition) if labels_by_item else seen.condition,
         absence=seen.absence,
         found=reading is None,
         places=places,
@@ -210,7 +242,7 @@ def _collected(
     )
 
 
-def check_order(name: str, batches: Any, *, shared: bool) -> None:
+def _check_order(name: str, batches: Any, shared: bool) -> None:
     """Refuse a DataLoader whose order is not known to be that of its data set, or of its share."""
     if not isinstance(batches, DataLoader):
         return
@@ -219,65 +251,6 @@ def check_order(name: str, batches: Any, *, shared: bool) -> None:
     if type(sampler) is not SequentialSampler and not dealt:
         raise ValueError(
             f"batches must go through their data set in order where {name} is an array; got a "
-            f"DataLoader with a {type(sampler).__name__}. Give a loader that does not shuffle; "
-            "factors may also be a callable that returns those of a batch"
+            f"DataLoader with a {type(sampler).__name__}. Pass a function of a batch as {name}, or "
+            "a loader that does not shuffle"
         )
-
-
-def joined(parts: Sequence[Items], own: int = 0) -> Items:
-    """Return the items of all processes: in the order of their places, or else of the ranks.
-
-    Parameters
-    ----------
-    parts : sequence of Items
-        Those of each process.
-    own : int
-        Which of them are those of this process.
-
-    Raises
-    ------
-    ValueError
-        If the processes do not agree, or have items in common.
-    """
-    if len(parts) == 1:
-        return parts[0]
-    for what, told in _to_agree(parts).items():
-        check_agreement(what, told)
-    order = _order([part.places for part in parts], sum(len(part.codes) for part in parts))
-    moments = factors = None
-    if all(part.moments is not None for part in parts):
-        columns = zip(*(part.moments for part in parts if part.moments), strict=True)
-        mu, logvar = (torch.cat(column)[torch.from_numpy(order)] for column in columns)
-        moments = mu, logvar
-    if parts[0].factors is not None:
-        told = [part.factors.arrays for part in parts if part.factors is not None]
-        arrays = tuple(np.concatenate(column)[order] for column in zip(*told, strict=True))
-        factors = Columns("factors", parts[0].factors.names, arrays)
-    codes = np.concatenate([part.codes for part in parts])[order]
-    return replace(parts[own], codes=codes, moments=moments, factors=factors)
-
-
-def _to_agree(parts: Sequence[Items]) -> Mapping[str, list[Any]]:
-    return {
-        "D, the number of latents,": [len(part.names) for part in parts],
-        "whether there are posteriors": [part.moments is not None for part in parts],
-        "whether factors are looked for in the batches": [part.found for part in parts],
-        "seed and epoch of a DistributedSampler": [part.shuffle for part in parts],
-        "the columns of codes": [part.names for part in parts],
-        "the columns of factors": [part.factors and part.factors.names for part in parts],
-    }
-
-
-def _order(places: Sequence[range | None], size: int) -> NDArray[np.intp]:
-    """Return the number, in the order of the ranks, of each item of the whole."""
-    known = [place for place in places if place is not None]
-    if len(known) < len(places):
-        return np.arange(size)
-    dealt = np.concatenate(known)
-    order = np.argsort(dealt)
-    if (dealt[order] != np.arange(size)).any():
-        raise ValueError(
-            "batches must deal out each item to one process of process_group; got "
-            f"DistributedSamplers that deal out the items {list(places)} by rank"
-        )
-    return order

@@ -94,11 +94,12 @@ def rows_of(loader: Any) -> int | None:
     return None if places is None else len(places)
 
 
-def check_reading(inputs: InputsIn, factors: FactorsIn) -> None:
+def check_reading(inputs: InputsIn, factors: FactorsIn, condition: FactorsIn = None) -> None:
     """Raise a TypeError if a batch cannot be read like this."""
-    for name, value, other in (("inputs", inputs, ""), ("factors", factors, ", or False for none")):
+    for name, value in (("inputs", inputs), ("factors", factors), ("condition", condition)):
         allowed = value is None or callable(value) or isinstance(value, str)
-        if not (allowed or (name == "factors" and value is False)):
+        if not (allowed or (name != "inputs" and value is False)):
+            other = ", or False for none" if name == "factors" else ""
             raise TypeError(
                 f"{name} must be a function of a batch, or a key of batches that are mappings"
                 f"{other}; got {value!r}"

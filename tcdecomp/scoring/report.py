@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tcdecomp._text import decimal, table
 from tcdecomp.dataset.decomposition import DatasetTerms
 from tcdecomp.metrics import MutualInfoGap
 from tcdecomp.metrics.columns import FloatArray, list_names
@@ -66,7 +66,8 @@ class Report:
     latent_kl : ndarray, shape (D,), or None
         Each latent's share of the closed-form KL; they sum to it.
     grouped_tc : GroupedTC or None
-        Total correlation among the active latents, among the others, and between the two.
+        Total correlation among the active latents, among the passive ones, and between the two.
+        None, too, for a conditional model.
     mig : MutualInfoGap or None
         The mutual information gap of the posterior means; None without factors.
     mig_active : MutualInfoGap or None
@@ -117,8 +118,8 @@ class Report:
     def __str__(self) -> str:
         parts = [self._heading()]
         if estimates := self.estimates():
-            rows = ((_labelled(name), *map(_decimal, pair)) for name, pair in estimates.items())
-            parts.append(_table([("", "nats", "+-"), *rows]) + self._limit_line())
+            rows = ((_labelled(name), *map(decimal, pair)) for name, pair in estimates.items())
+            parts.append(table([("", "nats", "+-"), *rows]) + self._limit_line())
         else:
             parts.append("no terms: codes without log-variances; a model must return (mu, logvar)")
         parts.append(self._latent_table())
@@ -144,14 +145,15 @@ class Report:
         rows = [
             (
                 self.latent_names[j],
-                *(_decimal(values[j]) for values in columns.values()),
+                *(decimal(values[j]) for values in columns.values()),
                 "yes" if self.active[j] else "no",
             )
             for j in np.sort(np.argsort(-first, kind="stable")[:SHOWN])
         ]
-        table = _table([("latent", *columns, "active"), *rows])
         more = len(first) - len(rows)
-        return table + (f"\n... and {more} with smaller {next(iter(columns))}" if more else "")
+        return table([("latent", *columns, "active"), *rows]) + (
+            f"\n... and {more} with smaller {next(iter(columns))}" if more else ""
+        )
 
     def _limit_line(self) -> str:
         """Say that the index-code MI is as large as it can be, if it is."""
@@ -178,19 +180,32 @@ class Report:
         if self.terms is None:
             return {}
         values, errors = self.terms.terms._asdict(), self.terms.standard_error._asdict()
-        terms = {name: Estimate(values[name].item(), errors[name].item()) for name in values}
-        split = {} if self.grouped_tc is None else self.grouped_tc._asdict()
-        known = {**terms, **{f"tc_{name}": pair for name, pair in split.items()}}
+        known = {name: Estimate(values[name].item(), errors[name].item()) for name in values}
+        if self.grouped_tc is not None:
+            known |= {f"tc_{name}": pair for name, pair in self.grouped_tc._asdict().items()}
         return {name: known[name] for name in LABELS if name in known}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain Python numbers, strings, lists and dicts, fit for JSON.
 
-        A standard error stands beside its value, as ``total_correlation_error``. What there is not
-        is None: the terms of codes alone, the MIG without factors.
+        A standard error follows its value, as ``total_correlation_error``. What is missing is
+        None, such as the terms of codes alone, or the MIG without factors.
         """
+        numbers: dict[str, Any] = {
+            "items": self.items,
+            "active_units": self.active_units,
+            "active_threshold": self.active_threshold,
+        }
+        estimates = self.estimates()
+        for name in LABELS:
+            numbers[name], error = estimates.get(name, (None, None))
+            if name != "kl":  # which is exact
+                numbers[f"{name}_error"] = error
         return {
-            **self._scalars(),
+            **numbers,
+            "num_samples": None if self.terms is None else self.terms.num_samples,
+            "mig": None if self.mig is None else self.mig.score,
+            "mig_active": None if self.mig_active is None else self.mig_active.score,
             "latents": self._by_latent(),
             "factors": self._by_factor(),
             "mutual_info": None if self.mig is None else self.mig.mutual_info.tolist(),
@@ -206,25 +221,24 @@ class Report:
     def to_frame(self) -> Any:
         """Return a pandas data frame of one row, to be concatenated over models.
 
-        Its columns are the numbers of :meth:`to_dict`, those of a latent or a factor by its name:
-        ``kl_z0``, ``variance_z0``, ``active_z0``, ``gap_v0``. What there is not has no column.
+        The columns are the numbers of :meth:`to_dict`. Those of a latent or a factor have its
+        name: ``kl_z0``, ``variance_z0``, ``is_active_z0``, ``gap_v0``, ``entropy_v0``,
+        ``best_latent_v0``. What is missing has no column.
 
         Raises
         ------
         ImportError
             If pandas is not installed.
-        ValueError
-            If a latent's name gives its column the name of another, as "units" does: the column
-            ``active_units``.
         """
-        cells = [*self._scalars().items(), *self._cells()]
-        columns = Counter(column for column, _ in cells)
-        if repeated := [column for column, count in columns.items() if count > 1]:
-            raise ValueError(
-                "codes must have column names that give to_frame distinct columns; got "
-                f"{list_names(repeated)} repeatedly. Rename those of codes"
-            )
-        row = {column: value for column, value in cells if value is not None}
+        row = self.to_dict()
+        parts = [row.pop("latents"), row.pop("factors") or {}]
+        del row["mutual_info"]
+        for part in parts:
+            names = part.pop("name", [])
+            for column, values in part.items():
+                cells = zip(names, values or (), strict=False)
+                row |= {f"{column}_{name}": value for name, value in cells}
+        row = {column: value for column, value in row.items() if value is not None}
         return needed("pandas", "to_frame").DataFrame([row])
 
     def plot(self, figure: Figure | None = None) -> Figure:
@@ -269,36 +283,12 @@ class Report:
         active = f"{self.active_units} of {len(self.active)} latents active"
         return side_by_side(panels, f"{self.items} items, {active}", figure)
 
-    def _scalars(self) -> dict[str, Any]:
-        numbers: dict[str, Any] = {
-            "items": self.items,
-            "active_units": self.active_units,
-            "active_threshold": self.active_threshold,
-        }
-        estimates = self.estimates()
-        for name in LABELS:
-            numbers[name], error = estimates.get(name, (None, None))
-            if name != "kl":  # which is exact
-                numbers[f"{name}_error"] = error
-        numbers["num_samples"] = None if self.terms is None else self.terms.num_samples
-        for name, gap in (("mig", self.mig), ("mig_active", self.mig_active)):
-            numbers[name] = None if gap is None else gap.score
-        return numbers
-
-    def _cells(self) -> Iterator[tuple[str, Any]]:
-        """Yield the columns of latents and factors, each with its value."""
-        for table in (self._by_latent(), self._by_factor() or {}):
-            names = table.pop("name", [])
-            for column, values in table.items():
-                for name, value in zip(names, values or [], strict=False):
-                    yield f"{column}_{name}", value
-
     def _by_latent(self) -> dict[str, Any]:
         return {
             "name": list(self.latent_names),
             "kl": None if self.latent_kl is None else self.latent_kl.tolist(),
             "variance": self.variance.tolist(),
-            "active": self.active.tolist(),
+            "is_active": self.active.tolist(),
         }
 
     def _by_factor(self) -> dict[str, Any] | None:
@@ -318,17 +308,3 @@ def _labelled(name: str) -> str:
 
 def _full_label(name: str) -> str:
     return f"TC {LABELS[name]}" if name.startswith("tc_") else LABELS[name]
-
-
-def _decimal(value: float) -> str:
-    # Rounded first, and -0.0 + 0 is 0.
-    return f"{round(value, 4) + 0:.4f}" if abs(value) < 1e9 else f"{value:.4e}"
-
-
-def _table(rows: Iterable[Sequence[str]]) -> str:
-    """Return rows as lines, the first column to the left and the others to the right."""
-    rows = list(rows)
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return "\n".join(
-        "  ".join([name.ljust(first), *map(str.rjust, cells, others)]) for name, *cells in rows
-    )

@@ -163,7 +163,7 @@ def test_the_dict_has_every_number():
         "name": [f"z{j}" for j in range(DIM)],
         "kl": WHOLE.latent_kl.tolist(),
         "variance": WHOLE.variance.tolist(),
-        "active": [True, True, False, False, False],
+        "is_active": [True, True, False, False, False],
     }
     assert exported["factors"]["gap"] == WHOLE.mig.gaps.tolist()
     assert exported["factors"]["best_latent"] == ["z0", "z1"]
@@ -191,19 +191,13 @@ def test_frames_are_rows_that_go_together():
     assert frame.columns.is_unique
 
 
-@pytest.mark.parametrize("name", ["units", "threshold"])
-def test_latents_whose_columns_would_hide_others_are_refused(name):
-    report = score(pd.DataFrame(MOMENTS[0][:, :2], columns=[name, "kl"]), factors=FACTORS)
-    with pytest.raises(ValueError, match=f"codes must have .* got 'active_{name}' repeatedly"):
-        report.to_frame()
-
-
 def test_names_like_those_of_other_columns_keep_their_own():
-    names = ["kl", "variance"]
+    names = ["units", "threshold"]
     codes = pd.DataFrame(MOMENTS[0][:, :2], columns=names)
     frame = score(codes, factors=pd.DataFrame(FACTORS, columns=names)).to_frame()
     assert frame.columns.is_unique
-    assert {"variance_kl", "gap_kl", "best_latent_variance"} < set(frame.columns)
+    assert frame["active_units"].item() == 2
+    assert {"is_active_units", "gap_units", "best_latent_threshold"} < set(frame.columns)
 
 
 # Drawn

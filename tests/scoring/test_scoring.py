@@ -240,6 +240,53 @@ def test_options_reach_mig_score():
     assert report.mig.score != mig_score(codes, FACTORS)
 
 
+@pytest.mark.parametrize("kind", ["array", "tensor", "list", "callable", "key"])
+def test_the_terms_of_a_conditional_model_are_those_of_each_label(kind):
+    labels = FACTORS[:, 1]
+    ways = {
+        "array": labels.numpy(),
+        "tensor": labels,
+        "list": labels.tolist(),
+        "callable": lambda batch: batch["labels"][:, 1],
+        "key": "condition",
+    }
+    batches = [{"x": X, "labels": FACTORS, "condition": labels}]
+    report = score(VAE(), batches, inputs="x", condition=ways[kind], num_samples=300)
+    mu, logvar = moments()
+    generator = torch.Generator().manual_seed(0)
+    want = decompose_dataset(mu, logvar, condition=labels, num_samples=300, generator=generator)
+    assert_close(torch.stack(list(report.terms.terms)), torch.stack(list(want.terms)))
+    assert_close(report.latent_kl, score((mu, logvar), **FEW).latent_kl, torch.float32)
+    assert_close(report.latent_kl.sum(), want.terms.kl, torch.float32)
+    assert report.grouped_tc is None
+    assert "total correlation" in str(report)
+    assert "among active" not in str(report)
+    assert report.to_dict()["tc_active"] is None
+
+
+def test_what_a_label_tells_is_not_in_the_terms_given_the_label():
+    """Three clusters, far apart; within a cluster the latents are independent of each other."""
+    labels = torch.arange(300) % 3
+    mu = 20.0 * labels[:, None] + torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    posteriors = mu, torch.zeros_like(mu)
+    plain = score(posteriors, num_samples=3000).estimates()["total_correlation"]
+    given = score(posteriors, condition=labels, num_samples=3000).estimates()["total_correlation"]
+    assert plain.value - given.value == pytest.approx(math.log(3), abs=0.1)
+
+
+def test_an_array_of_labels_needs_a_loader_in_order():
+    with pytest.raises(ValueError, match=r"in order where condition is an array; .* as condition"):
+        score(VAE(), loader(shuffle=True), condition=FACTORS[:, 0])
+    report = score(VAE(), loader(shuffle=True), condition=lambda batch: batch[1][:, 0], **FEW)
+    assert report.terms is not None
+
+
+@pytest.mark.parametrize("wrong", [FACTORS, FACTORS[:9, 0], FACTORS[:, 0].double()])
+def test_a_condition_is_an_integer_for_each_item(wrong):
+    with pytest.raises(ValueError, match="condition must hold an integer for each of the 60 items"):
+        score((MU, LOGVAR), condition=wrong, **FEW)
+
+
 # What can be scored
 
 
@@ -577,7 +624,9 @@ UNORDERED = {
 @pytest.mark.parametrize("kind", UNORDERED)
 def test_an_array_of_factors_needs_a_loader_in_order(kind):
     batches = DataLoader(DATA, **UNORDERED[kind])
-    with pytest.raises(ValueError, match=f"a DataLoader with a {kind.strip()}. Give a loader that"):
+    with pytest.raises(
+        ValueError, match=f"a DataLoader with a {kind.strip()}. Pass a function of a batch"
+    ):
         score(VAE(), batches, FACTORS)
 
 
@@ -924,24 +973,3 @@ def test_options_are_refused_before_the_model_has_run(options):
     with pytest.raises((TypeError, ValueError), match=next(iter(options))):
         score(model, loader(), **options)
     assert model.seen == []
-
-
-def test_a_condition_scores_the_terms_of_each_label():
-    g = torch.Generator().manual_seed(0)
-    mu, logvar = torch.randn(120, 3, generator=g), torch.full((120, 3), -2.0)
-    labels = torch.arange(120) % 2
-    report = score((mu, logvar), condition=labels, num_samples=400)
-    want = decompose_dataset(
-        mu, logvar, condition=labels, num_samples=400, generator=torch.Generator().manual_seed(0)
-    )
-    assert_close(torch.stack(list(report.terms.terms)), torch.stack(list(want.terms)))
-    assert_close(torch.tensor(report.latent_kl.sum()), want.terms.kl, torch.float32)
-    assert "total correlation" in str(report).lower().replace("_", " ")
-    batches = DataLoader(TensorDataset(mu), batch_size=30)
-    by_loader = score(lambda x: (x, torch.full_like(x, -2.0)), batches, condition=labels.numpy())
-    assert_close(by_loader.terms.terms.dimension_wise_kl, want.terms.dimension_wise_kl)
-    shuffled = DataLoader(TensorDataset(mu), batch_size=30, shuffle=True)
-    with pytest.raises(ValueError, match="in order where condition is an array"):
-        score(lambda x: (x, x - 2), shuffled, condition=labels)
-    with pytest.raises(ValueError, match=r"condition must have shape \(120,\)"):
-        score((mu, logvar), condition=labels[:7])
