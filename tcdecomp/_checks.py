@@ -180,9 +180,9 @@ def _remedy(mu: Tensor, shapes: dict[str, Any]) -> str:
             "shape (K, M, D) with mu[0] and logvar[0] of shape (M, D)"
         )
     return (
-        ". If the first dimension numbers the items, flatten(1) of each gives (M, D); for K "
-        "samples of each item pass z of shape (K, M, D) with mu and logvar of shape (M, D); for "
-        "time steps or pixels see decompose_sites"
+        ". For time steps or pixels call decompose_sites; for K samples of each item pass z of "
+        "shape (K, M, D) with mu and logvar of shape (M, D); if all entries of an item are its "
+        "latents, flatten(1) of each gives (M, D)"
     )
 
 

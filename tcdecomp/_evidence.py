@@ -95,6 +95,22 @@ def _readings(
             "logvar holds variances, squares of a standard deviation. Pass logvar.log()",
             True,
         )
+    swapped = (z - logvar).square() * visible
+    yield _Reading(
+        _log_likelihood(swapped, 0.5 * mu),
+        "mu and logvar are swapped. The order of arguments is z, mu, logvar",
+        True,
+    )
+    centre = mu.mean(-2, keepdim=True)
+    spread = ((mu - centre).square() + logvar.exp()).mean(-2, keepdim=True)
+    yield _Reading(
+        _log_likelihood(
+            (z - centre).square() * visible, (0.5 * spread.log()).expand_as(z) * visible
+        ),
+        "z is of other rows than mu and logvar, with a standard deviation beyond a row's own. Keep "
+        "the order of the rows: index all three alike",
+        True,
+    )
     precision = (-logvar).exp() * visible
     # The scale c of z = c * sample that is most likely: A / c^2 - B / c - n = 0.
     a, b = (z.square() * precision).sum(), (z * mu * precision).sum()
@@ -110,7 +126,8 @@ def _readings(
     yield _Reading(
         _log_likelihood(squares / mean, 0.5 * logvar) - 0.5 * count * mean.log(),
         f"the noise of z has {mean.sqrt().item():.3g} times the standard deviation "
-        "exp(0.5 * logvar). Draw z without a temperature: Posterior(z, mu, logvar).sample()",
+        "exp(0.5 * logvar). If z and mu were multiplied by c, pass logvar + 2 * log(c), too. If "
+        "noise was, draw z without it: z = Posterior.from_moments(mu, logvar).z",
         False,
     )
 
@@ -130,7 +147,7 @@ def _doubt_of_a_latent(residuals: Tensor, count: Tensor) -> str | None:
         f"{j}, (z - mu) / exp(0.5 * logvar) has mean {mean[j].item():.3g} and mean square "
         f"{square[j].item():.3g} over {int(count[j])} rows, where 0 and 1 are expected of a "
         "standard deviation exp(0.5 * logvar). Is z of other rows, clipped, or normalised? "
-        "Posterior(z, mu, logvar).sample() draws a sample"
+        "z = Posterior.from_moments(mu, logvar).z draws a sample"
     )
 
 

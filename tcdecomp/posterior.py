@@ -175,7 +175,7 @@ class Posterior:
         if torch.equal(working.z, working.mu.expand_as(working.z)) and self._noise_is_visible():
             raise ValueError(
                 "z must be a sample from N(mu, exp(logvar)); got z equal to mu, as a VAE in eval "
-                "mode returns it. Draw one with Posterior(z, mu, logvar).sample()"
+                "mode returns it. Draw one with z = Posterior.from_moments(mu, logvar).z"
             )
         farthest = max(*map(abs, lows[:2] + highs[:2]))
         span = 2 * math.log(max(farthest, 1.0)) - lowest

@@ -94,7 +94,7 @@ class KLTerms(Metric):
         z, mu, logvar : Tensor, shape (M, D)
             A sample from each item's posterior, its mean and log-variance; or, in place of the
             three, a :class:`~tcdecomp.Posterior`. In eval mode most models return z = mu, which is
-            refused: draw one with ``Posterior(z, mu, logvar).sample()``.
+            refused: draw one with ``Posterior.from_moments(mu, logvar)``.
         """
         posterior = _posterior(z, mu, logvar)
         rows = len(posterior.mu)

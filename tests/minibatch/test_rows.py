@@ -89,7 +89,10 @@ EXPANDED = several()[1].expand(3, -1, -1)
             (several()[0], EXPANDED, several()[2].expand(3, -1, -1)),
             r"pass z of shape \(K, M, D\) with mu\[0\] and logvar\[0\]",
         ),
-        ((several()[0],) * 3, r"flatten\(1\) of each gives \(M, D\); for K samples"),
+        (
+            (several()[0],) * 3,
+            r"call decompose_sites; for K samples .* flatten\(1\) of each gives \(M, D\)",
+        ),
     ],
 )
 def test_three_dimensions_have_the_remedy_that_their_values_show(tensors, remedy):
