@@ -85,7 +85,7 @@ CALLS = {
         (MU, MU, LOGVAR, 100),
         ValueError,
         "z must be a sample from N(mu, exp(logvar)); got z equal to mu, as a VAE in eval mode "
-        "returns it. Draw one with Posterior(z, mu, logvar).sample()",
+        "returns it. Draw one with z = Posterior.from_moments(mu, logvar).z",
     ),
     "N float": ((Z, MU, LOGVAR, 10.0), TypeError, f"an int, {N_IS}; got 10.0 (float)"),
     "N bool": ((Z, MU, LOGVAR, True), TypeError, f"an int, {N_IS}; got True (bool)"),
