@@ -18,9 +18,13 @@ __all__ = ["Binning", "Bins"]
 
 @dataclass(frozen=True, eq=False)
 class Bins:
-    """The edges between the bins of one column, ascending: one edge less than bins."""
+    """The edges between the bins of one column, ascending: one edge less than bins.
+
+    ``wanted`` is the number of bins that was asked for. Equal edges merge bins.
+    """
 
     edges: FloatArray
+    wanted: int
     uniform: bool = False
 
     def __len__(self) -> int:
@@ -82,7 +86,7 @@ class Binning:
         if hasattr(self.n_bins, "bin_edges_"):
             given = self.n_bins.bin_edges_
             self._check_count(len(given), count)
-            return [Bins(np.asarray(edges[1:-1], float)) for edges in given]
+            return [Bins(np.asarray(edges[1:-1], float), len(edges) - 1) for edges in given]
         n_bins = np.asarray(self.n_bins)
         if n_bins.ndim:
             self._check_count(len(n_bins), count)
@@ -113,7 +117,7 @@ def _scikit_bins(
         options["quantile_method"] = "averaged_inverted_cdf"
     else:
         pairs = zip(columns.T, sizes, strict=True)
-        return [Bins(_merged(_quantiles(column, weight, size))) for column, size in pairs]
+        return [Bins(_merged(_quantiles(column, weight, size)), size) for column, size in pairs]
     # by default, KBinsDiscretizer takes a random sample above 200,000 rows
     binner = KBinsDiscretizer(sizes, encode="ordinal", strategy=strategy, subsample=None, **options)
     with warnings.catch_warnings():
@@ -121,15 +125,16 @@ def _scikit_bins(
         # that loses information.
         warnings.filterwarnings("ignore", r"Feature \d+ is constant|Bins whose width")
         binner.fit(columns, sample_weight=weight)
-    return [Bins(edges[1:-1], uniform) for edges in binner.bin_edges_]
+    pairs = zip(binner.bin_edges_, sizes, strict=True)
+    return [Bins(edges[1:-1], size, uniform) for edges, size in pairs]
 
 
 def _robust_bins(column: FloatArray, weight: FloatArray | None, n_bins: int) -> Bins:
     distinct = np.unique(column)
     if len(distinct) <= n_bins:
-        return Bins(distinct[1:])
+        return Bins(distinct[1:], n_bins)
     edges = np.unique(_quantiles(column, weight, n_bins)[1:-1])
-    return Bins(edges[edges > distinct[0]])
+    return Bins(edges[edges > distinct[0]], n_bins)
 
 
 def _has_weighted_quantiles() -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from tcdecomp.metrics.bins import Binning, Bins
 from tcdecomp.metrics.classes import Classes, find_classes
 from tcdecomp.metrics.columns import Columns, FloatArray, list_names, warn_caller
-from tcdecomp.metrics.inputs import read_flags
+from tcdecomp.metrics.inputs import read_flags, refuse_single
 
 __all__ = ["Coding", "code_factors", "code_latents"]
 
@@ -40,12 +40,7 @@ def code_factors(
     flags = read_flags(discrete, "discrete_factors", "factor", factors.shape[1])
     factors.refuse_missing()
     codings = _code(factors, flags, binning, weight, "discrete_factors=False")
-    if single := factors.named(len(coding) == 1 for coding in codings):
-        raise ValueError(
-            "factors must take at least two values (two bins, if they are not discrete) in the "
-            f"rows of positive weight; got one in {list_names(single)}. The entropy of such a "
-            "factor is 0: leave it out"
-        )
+    refuse_single(factors, (len(coding) == 1 for coding in codings))
     return codings
 
 

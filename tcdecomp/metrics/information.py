@@ -33,6 +33,11 @@ class Information(NamedTuple):
     latent: FloatArray
     share: FloatArray
 
+    def share_of_latents(self) -> FloatArray:
+        """Return I(z_j; v_k) / H(z_j), shape (D, K); 0 for constant latents."""
+        entropy = np.broadcast_to(self.latent[:, None], self.mutual.shape)
+        return np.divide(self.mutual, entropy, out=np.zeros_like(self.mutual), where=entropy > 0)
+
 
 def information(tables: Tables, correction: str | None = None) -> Information:
     """Return the information in tables.

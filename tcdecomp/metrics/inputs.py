@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -20,8 +20,19 @@ __all__ = [
     "read_columns",
     "read_flags",
     "read_pair",
+    "read_rows",
     "read_weight",
+    "refuse_single",
 ]
+
+
+def read_rows(codes: object, sample_weight: object) -> tuple[Columns, FloatArray | None]:
+    """Return codes and weights of one length, without the rows of weight zero."""
+    latents = read_columns(codes, "codes", "z")
+    if sample_weight is None:
+        return latents, None
+    weight = read_weight(sample_weight, latents.shape[0])
+    return latents.rows(weight > 0), weight[weight > 0]
 
 
 def read_pair(
@@ -123,6 +134,16 @@ def read_flags(flags: object, argument: str, of: str, count: int) -> list[bool]:
             f"{argument} must have one bool for each of the {count} {of}s; got {len(array)}"
         )
     return [bool(flag) for flag in np.broadcast_to(array, count)]
+
+
+def refuse_single(factors: Columns, flags: Iterable[Any]) -> None:
+    """Raise a ValueError that names the factors with a true flag: they have a single label."""
+    if single := factors.named(flags):
+        raise ValueError(
+            "factors must take at least two values (two bins, if they are not discrete) in the "
+            f"rows of positive weight; got one in {list_names(single)}. The entropy of such a "
+            "factor is 0: leave it out"
+        )
 
 
 def check_choice(argument: str, value: object, choices: Sequence[object]) -> None:

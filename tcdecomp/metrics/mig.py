@@ -284,7 +284,7 @@ def mutual_info_gap(
         sample_weight=sample_weight,
     )
     info = information(tables, correction)
-    share = info.share if by_factor else _share_of_latents(info)
+    share = info.share if by_factor else info.share_of_latents()
     gaps, best, runner_up = _gaps(share)
     if correction is None:
         _warn_of_few_rows(tables, info, share, runner_up)
@@ -307,11 +307,6 @@ def bins_of(convention: str | None) -> int:
     return CONVENTIONS[convention][0]
 
 
-def _share_of_latents(info: Information) -> FloatArray:
-    entropy = np.broadcast_to(info.latent[:, None], info.mutual.shape)
-    return np.divide(info.mutual, entropy, out=np.zeros_like(info.mutual), where=entropy > 0)
-
-
 def _gaps(share: FloatArray) -> tuple[FloatArray, NDArray[np.intp], NDArray[np.intp]]:
     """Return gaps, best latents and runners-up, shape (K,) each, from (D, K)."""
     n_latents, n_factors = share.shape
@@ -325,7 +320,7 @@ def _gaps(share: FloatArray) -> tuple[FloatArray, NDArray[np.intp], NDArray[np.i
 
 def _ceilings(tables: Tables) -> FloatArray:
     """Return the entropy that is left in as many classes as there are bins, as a share."""
-    n_bins = tables.counts.shape[1]
+    n_bins = tables.labels.max()
     ceilings = []
     for part in tables.split():
         counts = part[0].sum(0)

@@ -18,7 +18,7 @@ from tcdecomp.metrics.inputs import as_array, read_pair
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["TableOptions", "Tables", "as_tables", "contingency_tables"]
+__all__ = ["TableOptions", "Tables", "as_tables", "contingency_tables", "count_cells"]
 
 _BLOCK = 1 << 13  # rows that are labelled and counted at a time: they stay in the cache
 
@@ -93,6 +93,13 @@ class Tables:
     def total(self) -> float:
         """The number of rows, or their weight."""
         return float(self.counts[0, :, : self.sizes[0]].sum())
+
+    @property
+    def labels(self) -> NDArray[np.intp]:
+        """How many labels each latent can have, shape (D,): bins asked for, or classes."""
+        if not self.latents:
+            return np.full(len(self.counts), self.counts.shape[1])
+        return np.array([getattr(coding, "wanted", len(coding)) for coding in self.latents])
 
     def split(self) -> list[FloatArray]:
         """Return the tables of each factor, shape (D, B, size of the factor)."""
@@ -190,7 +197,7 @@ def contingency_tables(
     z = code_latents(latents, discrete_codes, binning, weight)
     v = code_factors(targets, discrete_factors, binning, weight)
     return Tables(
-        _count(latents, z, targets, v, weight),
+        count_cells(latents, z, targets, v, weight),
         tuple(map(len, v)),
         latents.names,
         targets.names,
@@ -212,13 +219,14 @@ def as_tables(codes: Any, factors: Any, **options: Unpack[TableOptions]) -> Tabl
     return codes
 
 
-def _count(
+def count_cells(
     codes: Columns,
     latents: Sequence[Coding],
     factors: Columns,
     targets: Sequence[Coding],
     weight: FloatArray | None,
 ) -> FloatArray:
+    """Return the counts of :class:`Tables`, from columns and how each becomes labels."""
     sizes = [len(coding) for coding in targets]
     starts = np.cumsum([0, *sizes[:-1]])
     shape = len(latents), max(map(len, latents)), sum(sizes)

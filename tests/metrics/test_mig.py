@@ -256,3 +256,44 @@ def test_the_table():
     ]
     alone = mutual_info_gap([[0], [1]], [0, 1])
     assert str(alone).splitlines()[-1].split() == ["v0", "1.0000", "0.6931", "z0", "0.6931", "none"]
+
+
+def test_few_rows_are_warned_of():
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, 10, (300, 2))
+    codes = factors + 0.1 * rng.standard_normal((300, 2))
+    message = "300 rows are few for so many bins: .* too low, by about 0.1"
+    with pytest.warns(UserWarning, match=message) as seen:
+        score = mig_score(codes, factors)
+    assert seen[0].filename == __file__
+    rows = int(str(seen[0].message).split("at least ")[1].split()[0])
+    assert 1000 < rows < 3000
+    more = rng.integers(0, 10, (rows * 11 // 10, 2))
+    mig_score(more + 0.1 * rng.standard_normal(more.shape), more)  # silent
+    corrected = mig_score(codes, factors, correction="miller-madow")  # silent
+    assert score < 0.9 < corrected
+
+
+def test_noise_free_codes_of_a_grid_are_not_warned_of():
+    factors = grid(3, 4)
+    assert mig_score(factors * 1.5, factors) == pytest.approx(1)
+
+
+def test_the_ceiling_of_few_bins():
+    factors = grid(40, 32, 2)
+    gap = mutual_info_gap(factors / 7, factors)
+    # 12 of 20 bins hold two of 32 values; all hold two of 40
+    expected = [1 - math.log(2) / math.log(40), 1 - 0.75 * math.log(2) / math.log(32), 1]
+    np.testing.assert_allclose(gap.ceilings, expected)
+    assert gap.score == pytest.approx(np.mean(expected), abs=0.02)
+    assert str(gap).endswith(
+        f"At most {np.mean(expected):.4f}: fewer bins than values in 'v0', 'v1'"
+    )
+    many = mutual_info_gap(factors / 7, factors, n_bins=40)
+    np.testing.assert_array_equal(many.ceilings, 1)
+
+
+def test_classes_as_codes_have_no_ceiling():
+    values = np.repeat(np.arange(50), 4)
+    gap = mutual_info_gap(values[:, None], values, discrete_codes=True)
+    assert gap.ceilings.tolist() == [1]

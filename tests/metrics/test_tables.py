@@ -219,7 +219,7 @@ def test_the_bin_of_a_value_is_where_a_search_finds_it(n_bins, low, width, place
     near = [np.nextafter(edges, side) for side in (-np.inf, np.inf)]
     column = np.concatenate([low + width * places, edges, *near, [-1e300, 1e300]])
     expected = np.searchsorted(edges, column, side="right")
-    np.testing.assert_array_equal(Bins(edges, uniform=True).label(column), expected)
+    np.testing.assert_array_equal(Bins(edges, n_bins, uniform=True).label(column), expected)
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "quantile"])

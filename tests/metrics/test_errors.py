@@ -1,4 +1,6 @@
-"""Bad input: each message names the argument, what was expected and what came."""
+"""Bad input: each message names the argument, what was expected and what came, in every score."""
+
+import inspect
 
 import numpy as np
 import pandas as pd
@@ -7,7 +9,8 @@ import torch
 from sklearn.preprocessing import KBinsDiscretizer
 
 from data.mig_cases import make_case
-from tcdecomp.metrics import mig_score
+from tcdecomp import metrics
+from tcdecomp.metrics import mig_score, mutual_info_gap
 
 V = np.arange(60) % 3
 Z = np.column_stack([V, -V, V % 2]) + np.linspace(0, 0.5, 60)[:, None]
@@ -120,8 +123,8 @@ BAD_ARRAYS = {
     "one string in codes": (
         {"codes": [*Z[1:].tolist(), [0.1, "0.2", 0.3]]},
         TypeError,
-        r"^codes must hold real numbers; got dtype object in 'z1', which cannot be binned: mark it "
-        r"as discrete in discrete_codes$",
+        r"^codes must hold real numbers; got dtype object in 'z1'(, which cannot be binned: "
+        r"mark it as discrete in discrete_codes)?$",
     ),
     "NaN in factors": (
         {"factors": put(FACTORS, np.nan, (5, 1))},
@@ -278,13 +281,13 @@ BAD_OPTIONS = {
     "strings to bin": (
         {"factors": V.astype(str), "discrete_factors": False},
         TypeError,
-        r"^factors must hold real numbers; got dtype <U\d+ in 'v0', which cannot be binned: "
-        r"mark it as discrete in discrete_factors$",
+        r"^factors must hold real numbers; got dtype <U\d+ in 'v0', which (cannot be binned|"
+        r"is no number): mark it as discrete in discrete_factors$",
     ),
     "number strings to bin": (
         {"factors": V.astype(str).astype(object), "discrete_factors": False},
         TypeError,
-        r"^factors must hold real numbers; got dtype object in 'v0', which cannot be binned",
+        r"^factors must hold real numbers; got dtype object in 'v0', which (cannot be binned|is)",
     ),
     "too few weights": (
         {"sample_weight": WEIGHT[1:]},
@@ -324,26 +327,126 @@ BAD_OPTIONS = {
 }
 
 
+SCORES = [getattr(metrics, name) for name in metrics.__all__ if name.endswith("_score")]
+WITH_FACTORS = [s for s in SCORES if "factors" in inspect.signature(s).parameters]
+OF_NUMBERS = [metrics.mcc_score, metrics.linear_r2_score]  # these have no classes
+
+
+def options_of(score):
+    """Return the options of a score, those of tables among them."""
+    names = set(inspect.signature(score).parameters)
+    tables = set(inspect.signature(metrics.contingency_tables).parameters)
+    return names | tables if "options" in names else names
+
+
+def assert_refused(scores, arguments, error, message):
+    taking = [score for score in scores if arguments.keys() <= options_of(score)]
+    assert taking
+    for score in taking:
+        given = {"codes": Z, "factors": FACTORS} | arguments
+        known = {name: given[name] for name in given if name in options_of(score)}
+        with pytest.raises(error, match=message):
+            score(**known)
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_bad_arrays(case):
+    arguments, error, message = BAD_ARRAYS[case]
+    of_labels = [score for score in WITH_FACTORS if score not in OF_NUMBERS]
+    only_codes = arguments.keys() == {"codes"}
+    assert_refused(SCORES if only_codes else of_labels, arguments, error, message)
+
+
+@pytest.mark.parametrize("case", BAD_FACTORS)
+def test_bad_factors(case):
+    arguments, message = BAD_FACTORS[case]
+    of_labels = [score for score in WITH_FACTORS if score not in OF_NUMBERS]
+    assert_refused(of_labels, arguments, ValueError, message)
+
+
+@pytest.mark.parametrize("score", OF_NUMBERS)
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"), BAD_ARRAYS.values(), ids=BAD_ARRAYS.keys()
+    ("factors", "error", "message"),
+    [
+        (
+            V.astype(str),
+            TypeError,
+            r"factors must hold real numbers; .*This score compares numbers",
+        ),
+        (V * 1j, TypeError, r"factors must hold real numbers; got dtype complex128 in 'v0'$"),
+        (put(FACTORS, np.nan, (5, 1)), ValueError, r"^factors must have no NaN.* in 'v1'"),
+        (np.ones(60), ValueError, r"^factors must take at least two values .*got one in 'v0'"),
+        (FACTORS[:-1], ValueError, "one row per item each; got 60 and 59"),
+    ],
 )
-def test_bad_arrays(arguments, error, message):
+def test_bad_factors_of_scores_that_compare_numbers(score, factors, error, message):
     with pytest.raises(error, match=message):
-        mig_score(**({"codes": Z, "factors": FACTORS} | arguments))
+        score(Z, factors)
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD_FACTORS.values(), ids=BAD_FACTORS.keys())
-def test_bad_factors(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        mig_score(**({"codes": Z} | arguments))
+ONE_OF = {
+    "correction": "None, 'miller-madow' or 'adjusted'",
+    "convention": "None",
+    "dead_latents": "'zero' or 'ignore'",
+    "method": "'pearson' or 'spearman'",
+    "estimator": "'gradient-boosting' or 'random-forest'",
+}
+
+
+@pytest.mark.parametrize(("option", "message"), ONE_OF.items())
+def test_options_that_are_one_of_several(option, message):
+    expected = rf"^{option} must be {message}.*; got 'no such'$"
+    assert_refused(SCORES, {option: "no such"}, ValueError, expected)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1.0, 0.001, -0.5, "half", [True] * 59, [True] * 60])
+def test_bad_test_sizes(size):
+    assert_refused(WITH_FACTORS, {"test_size": size}, ValueError, r"^test_size must .*; got ")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"), BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys()
+    ("option", "value", "message"),
+    [
+        ("n_train", 0, "n_train must be an int >= 1; got 0"),
+        ("n_test", 2.5, "n_test must be an int >= 1; got 2.5"),
+        ("group_size", 1, "group_size must be an int >= 2; got 1"),
+        ("group_size", True, "group_size must be an int >= 2; got True"),
+        ("n_neighbors", 60, "n_neighbors must be an int from 1 to n - 1 = 59; got 60"),
+        ("n_neighbors", 0, "n_neighbors must be an int from 1 to n - 1 = 59; got 0"),
+        ("threshold", 1e9, "a standard deviation above|threshold must"),
+        ("threshold", -1, "threshold must be at least 0; got -1"),
+        ("active_range", 2.0, "active_range must be at least 0 and below 1; got 2.0"),
+    ],
 )
-def test_bad_options(arguments, error, message):
-    with pytest.raises(error, match=message):
-        mig_score(**({"codes": Z, "factors": FACTORS} | arguments))
+def test_numbers_out_of_range(option, value, message):
+    scores = [
+        s for s in SCORES if (s, option, value) != (metrics.active_units_score, "threshold", 1e9)
+    ]
+    assert_refused(scores, {option: value}, ValueError, message)
+
+
+def test_an_estimator_that_is_none():
+    with pytest.raises(TypeError, match=r"estimator must be 'gradient-boosting', .*; got int"):
+        metrics.dci_score(Z, FACTORS, estimator=3)
+
+
+def test_scores_of_several_factors_or_latents():
+    with pytest.raises(ValueError, match="modularity needs at least two factors; got one"):
+        metrics.modularity_score(Z, V)
+    with pytest.raises(ValueError, match="codes must have at least two latents; got one"):
+        metrics.pairwise_information_score(Z[:, :1])
+    with pytest.raises(ValueError, match="factors must have a value that at least two rows share"):
+        metrics.factor_vae_score(Z[:3], [0, 1, 2])
+    with pytest.raises(ValueError, match="codes must have an active latent"):
+        metrics.infomec_score(np.ones((60, 2)), FACTORS)
+    with pytest.raises(ValueError, match="codes must have a latent with a standard deviation"):
+        metrics.factor_vae_score(np.ones((60, 2)), FACTORS)
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_bad_options(case):
+    arguments, error, message = BAD_OPTIONS[case]
+    assert_refused([*SCORES, mutual_info_gap], arguments, error, message)
 
 
 def test_the_reference_case_with_a_factor_of_one_value():
