@@ -61,6 +61,7 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/speed.py --output docs/benchmarks/cpu.md $(ARGS)
 	$(BIN)/python -c "import sys, torch; sys.exit(torch.cuda.is_available())" || \
 		$(BIN)/python tests/benchmarks/speed.py --device cuda --output docs/benchmarks/gpu.md $(ARGS)
+	$(BIN)/python tests/benchmarks/metrics.py
 
 clean:
 	rm -rf .venv .venv-scvi .venv-oldest docs/_build build dist *.egg-info

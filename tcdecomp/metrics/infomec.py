@@ -198,11 +198,11 @@ def _explicitness(samples: Samples, discrete_codes: bool) -> float:
 def _log_loss(codes: FloatArray, labels: NDArray[np.intp]) -> float:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
 
     model = LogisticRegression(C=np.inf, class_weight="balanced")
     with warnings.catch_warnings():
         # 100 iterations are part of the definition: separable classes never converge
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(codes, labels)
-    return float(log_loss(labels, model.predict_proba(codes)))
+    chances = model.predict_proba(codes)[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(chances, np.finfo(float).eps)).mean())

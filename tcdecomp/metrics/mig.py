@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tcdecomp.metrics.columns import FloatArray, list_names, warn_caller
-from tcdecomp.metrics.information import Information, entropy, information
+from tcdecomp.metrics.columns import FloatArray, list_names
+from tcdecomp.metrics.information import information
 from tcdecomp.metrics.inputs import check_choice
+from tcdecomp.metrics.limits import ceilings, warn_of_few_rows
 from tcdecomp.metrics.tables import Tables, as_tables
 
 __all__ = ["MutualInfoGap", "mig_score", "mutual_info_gap"]
@@ -162,28 +162,20 @@ def mig_score(
         if values of a discrete column differ by rounding alone; or if a latent varies but falls
         into a single bin. A constant latent causes no warning: its information is exactly 0.
 
-    See Also
-    --------
-    tcdecomp.mutual_info_gap : The same with the gaps and the information of every pair.
-
     Notes
     -----
     The defaults are those of published scores (Locatello et al.): 20 bins of equal width, as
-    scikit-learn's ``KBinsDiscretizer`` finds them on all rows.
+    scikit-learn's ``KBinsDiscretizer`` finds them on all rows. The documentation page on MIG has
+    figures for what follows.
 
-    - *Few rows* make good codes score too low: by 0.18 at n = 300, 0.06 at 1,000, 0.002 at 10,000.
-      With ``correction="miller-madow"`` it is 0.02 at 1,000. At 100 to 300 rows, "adjusted" is
-      the best. Corrected information below 0 counts as 0.
-    - *A factor with more values than bins* cannot score 1: noise-free codes of dSprites score
-      0.902 with 20 bins and 1.000 with 40.
-    - *One outlier* stretches bins of equal width over an empty range (0.997 became 0.000). Use
-      ``strategy="robust"``.
-    - *Quantiles* merge the largest values of a latent with few values: a perfect code of three
-      values scores 0.579. "robust" does not.
-    - *A collapsed latent* still has some information in the tiny differences of its means, and
-      can be the runner-up: 0.84 instead of 0.96 for one model.
-    - *Posterior means* give another number than the posterior densities of the paper: 1.000
-      instead of 0.882 for one model. Samples with 40 to 100 bins come within 0.012.
+    - *Few rows* make good codes score too low: by 0.06 at n = 1,000, or 0.02 with
+      ``correction="miller-madow"``. At 100 to 300 rows, "adjusted" is the best. Corrected
+      information below 0 counts as 0.
+    - *A factor with more values than bins* cannot score 1, and one outlier stretches bins of equal
+      width over an empty range. Use more bins, or ``strategy="robust"``.
+    - *Quantiles* merge the largest values of a latent with few values. "robust" does not.
+    - *A collapsed latent* can be the runner-up through the tiny differences of its means.
+    - *Posterior means* give another number than the posterior densities of the paper.
 
     References
     ----------
@@ -205,13 +197,6 @@ def mig_score(
     >>> rotated = aligned @ np.array([[1, 1], [-1, 1]])
     >>> mig_score(rotated, factors) < 0.01
     True
-
-    A factor of real numbers is binned:
-
-    >>> size = rng.random(10_000)
-    >>> codes = np.column_stack([size**2, rng.standard_normal(10_000)])
-    >>> round(mig_score(codes, size, discrete_factors=False), 2)
-    0.77
     """
     return mutual_info_gap(
         codes,
@@ -287,13 +272,13 @@ def mutual_info_gap(
     share = info.share if by_factor else info.share_of_latents()
     gaps, best, runner_up = _gaps(share)
     if correction is None:
-        _warn_of_few_rows(tables, info, share, runner_up)
+        warn_of_few_rows(tables, info, share, runner_up)
     return MutualInfoGap(
         score=float(gaps.mean()),
         gaps=gaps,
         mutual_info=info.mutual,
         factor_entropy=info.factor,
-        ceilings=_ceilings(tables),
+        ceilings=ceilings(tables),
         best_latent=best,
         runner_up=runner_up,
         latent_names=tables.latent_names,
@@ -316,39 +301,3 @@ def _gaps(share: FloatArray) -> tuple[FloatArray, NDArray[np.intp], NDArray[np.i
     factor = np.arange(n_factors)
     gaps = ranked[best, factor] - ranked[runner_up, factor]
     return gaps, best, np.where(runner_up == n_latents, -1, runner_up)
-
-
-def _ceilings(tables: Tables) -> FloatArray:
-    """Return the entropy that is left in as many classes as there are bins, as a share."""
-    n_bins = tables.labels.max()
-    ceilings = []
-    for part in tables.split():
-        counts = part[0].sum(0)
-        merged = counts[counts > 0].tolist()
-        heapq.heapify(merged)
-        while len(merged) > n_bins:  # the two rarest become one
-            heapq.heapreplace(merged, heapq.heappop(merged) + merged[0])
-        left, whole = (entropy(np.array(c)) for c in (merged, counts))
-        ceilings.append(1.0 if len(merged) == np.count_nonzero(counts) else left / whole)
-    return np.array(ceilings)
-
-
-def _warn_of_few_rows(
-    tables: Tables, info: Information, share: FloatArray, runner_up: NDArray[np.intp]
-) -> None:
-    """Warn if more than 2 % of the entropy is bias in the information of a runner-up."""
-    if (tables.counts % 1).any():  # weights: their sum is not the number of rows
-        return
-    occupied = np.append(tables.counts.any(2).sum(1), 1)  # of no runner-up: 1
-    shares = np.vstack([share, np.zeros_like(info.factor)])
-    cards = np.array([np.count_nonzero(part[0].sum(0)) for part in tables.split()])
-    bias = (occupied[runner_up] - 1) * (cards - 1) / (2 * tables.total * info.factor)
-    least = np.minimum(bias, shares[runner_up, np.arange(len(cards))])
-    if least.max() > 0.02:
-        worst = int(least.argmax())
-        warn_caller(
-            f"{tables.total:.0f} rows are few for so many bins: the gap of good codes is too low, "
-            f"by about {least[worst]:.2f} for factor {tables.factor_names[worst]!r}. Use at least "
-            f"{tables.total * bias.max() / 0.02:.0f} rows or fewer bins, or pass "
-            "correction='miller-madow'"
-        )

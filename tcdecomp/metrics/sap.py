@@ -57,7 +57,7 @@ def sap_score(
     test_size : float, or array_like of bool, shape (n,), optional
         The share of the rows, drawn at random, on which accuracy is measured; or which rows.
     random_state : int, RandomState or None, optional
-        For the test rows and the support vector machine.
+        For the test rows.
 
     Returns
     -------
@@ -93,24 +93,32 @@ def sap_score(
         samples = samples._replace(codes=standardised(samples.codes, samples.weight))
     # one more latent without information: it is the second best if D = 1
     scores = np.zeros((samples.codes.shape[1] + 1, len(samples.factors)))
-    parts = split_rows(samples, test_size, random_state) if any(samples.discrete) else None
+    train, test = (
+        split_rows(samples, test_size, random_state)
+        if any(samples.discrete)
+        else (samples, samples)
+    )
     for k, factor in enumerate(samples.factors):
         if samples.discrete[k]:
-            scores[:-1, k] = _accuracies(parts, k, random_state)
+            scores[:-1, k] = _accuracies(train, test, k)
         else:
             scores[:-1, k] = correlations(samples.codes, factor[:, None], samples.weight)[:, 0] ** 2
     ranked = np.sort(scores, axis=0)
     return float((ranked[-1] - ranked[-2]).mean())
 
 
-def _accuracies(parts: tuple[Samples, Samples] | None, k: int, random_state: Any) -> list[float]:
+def _accuracies(train: Samples, test: Samples, k: int) -> list[float]:
+    """Return the accuracy that each latent alone reaches for factor k."""
     from sklearn.svm import LinearSVC
 
-    assert parts is not None
-    train, test = parts
+    labels = train.factors[k]
+    mass = np.bincount(labels, train.weight)
+    # class_weight="balanced" does not count weights in all versions of scikit-learn
+    present = np.flatnonzero(mass)
+    balanced = dict(zip(present, mass.sum() / (len(present) * mass[present]), strict=True))
     scores = []
     for column, seen in zip(train.codes.T, test.codes.T, strict=True):
-        model = LinearSVC(C=0.01, class_weight="balanced", random_state=random_state)
-        model.fit(column[:, None], train.factors[k], train.weight)
+        model = LinearSVC(C=0.01, class_weight=balanced, dual=False)
+        model.fit(column[:, None], labels, train.weight)
         scores.append(model.score(seen[:, None], test.factors[k], test.weight))
     return scores
