@@ -36,8 +36,7 @@ class MutualInfoGap:
     score : float
         The mean of the gaps, in [0, 1].
     gaps : ndarray, shape (K,)
-        For each factor, the difference between the two largest values in its column of
-        ``mutual_info``, divided by ``factor_entropy``.
+        For each factor, the share of the best latent less the share of the runner-up.
     mutual_info : ndarray, shape (D, K)
         I(z_j; v_k) of every latent with every factor, in nats.
     factor_entropy : ndarray, shape (K,)
@@ -230,9 +229,8 @@ def mutual_info_gap(
     Parameters
     ----------
     codes : array_like, shape (n, D), or Tables
-        One row per item.
+        One row per item, or finished tables.
     factors : array_like, shape (n, K) or (n,)
-        The true factors of the same items.
     n_bins, strategy, discrete_codes, discrete_factors, sample_weight, correction, convention
         As in :func:`tcdecomp.mig_score`.
 
@@ -249,8 +247,6 @@ def mutual_info_gap(
     >>> size = [1, 2, 1, 2]
     >>> codes = [[0.9, 5.0], [0.9, 6.0], [0.1, 5.0], [0.1, 6.0]]
     >>> gap = mutual_info_gap(codes, list(zip(shape, size)))
-    >>> gap.best_latent
-    array([0, 1])
     >>> print(gap)
     MIG 1.0000 (information in nats)
     factor  gap     entropy  best latent  runner-up
