@@ -271,6 +271,14 @@ def test_validation_keeps_the_plain_loss():
         model(X)
 
 
+def test_a_loss_of_something_else_is_refused():
+    model = structures.Pair()
+    handle = attach(model, TCDecomposition(beta=6), N, seam=dataclasses.replace(PAIR, loss=None))
+    model(X)
+    with pytest.raises(ValueError, match="must be computed from the moments; its graph leads to"):
+        handle.loss(model.encoder.hidden.weight.sum())
+
+
 def test_a_step_that_is_skipped_stays_so():
     class Skips(structures.Steps):
         def training_step(self, batch, batch_idx):

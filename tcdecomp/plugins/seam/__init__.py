@@ -4,10 +4,12 @@ scales, reading, outputs
     what layers and losses return;
 taps, undisturbed, running
     hooks on the layers, and runs of the model;
-evidence, weight
+evidence, fit, weight
     what the gradients prove: that z is a sample, and what the loss multiplies its KL by;
-attachment, seam, search
-    the handle, the adapter, and :func:`find_seam`.
+attachment, seam
+    the handle and the adapter;
+trace, candidates, verdict, search
+    :func:`find_seam`.
 """
 
 from tcdecomp.plugins.seam.seam import Seam

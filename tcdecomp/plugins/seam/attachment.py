@@ -13,11 +13,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 from tcdecomp.loss import TCDecomposition
 from tcdecomp.plugins.attachment import Attachment, check_criterion
 from tcdecomp.plugins.seam.evidence import check_reading
+from tcdecomp.plugins.seam.fit import Fit, fit
 from tcdecomp.plugins.seam.outputs import loss_in, with_loss
 from tcdecomp.plugins.seam.reading import Reading
 from tcdecomp.plugins.seam.taps import Move, Seen, Taps
 from tcdecomp.plugins.seam.undisturbed import undisturbed
-from tcdecomp.plugins.seam.weight import Fit, KLWeight, fit
+from tcdecomp.plugins.seam.weight import KLWeight
 
 if TYPE_CHECKING:
     from tcdecomp.plugins.seam.seam import Seam

@@ -34,15 +34,7 @@ class Candidate(NamedTuple):
 
 
 def candidates(trace: Trace, noisy: list[Took]) -> list[Candidate]:
-    """Return whatever could be a seam.
-
-    Parameters
-    ----------
-    trace : Trace
-        A run of the model.
-    noisy : list of Took
-        What layers took that another run would draw anew.
-    """
+    """Return whatever could be a seam; ``noisy`` is what another run would draw anew."""
     seen: dict[int, list[Candidate]] = {}
     for took in noisy:
         if id(took.tensor) not in seen:

@@ -147,13 +147,7 @@ class Noise(NamedTuple):
 
 
 def check_reading(reading: Reading, names: str) -> Tensor | None:
-    """Check that z is a sample of its posterior; return its columns, None if they are all.
-
-    Raises
-    ------
-    ValueError
-        If z is the mean itself, does not move one to one with it, or has another spread.
-    """
+    """Check that z is a sample of its posterior; return its columns, None if they are all."""
     rows, taken = len(reading.tensors[0]), reading.taken
     if rows != len(taken):
         raise ValueError(

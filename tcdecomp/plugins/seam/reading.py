@@ -66,24 +66,14 @@ def stopped(tensors: Sequence[Tensor]) -> Iterator[None]:
 class Reading(NamedTuple):
     """The tensors of one run, with their graph.
 
-    Attributes
-    ----------
-    tensors : tuple of Tensor
-        What the layers of the moments gave: two tensors, or one to be cut along ``axis``.
-    axis : int
-    scale : str
-        How the spreads are written.
-    taken : Tensor
-        What the first layer behind z took: z, or z beside other columns.
-    gates : tuple of Tensor
-        What the layers behind z were given in its place. The gates are equal to it, and no other
-        layer takes them: a gradient that stops at the gates stops for these layers alone.
+    The layers behind z were given ``gates`` in place of what they took. Gates are equal to it, and
+    no other layer takes them: a gradient that stops at the gates stops for these layers alone.
     """
 
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[Tensor, ...]  # what the layers of the moments gave: two, or one to be cut
     axis: int
     scale: str
-    taken: Tensor
+    taken: Tensor  # by the first layer behind z: z, or z beside other columns
     gates: tuple[Tensor, ...] = ()
 
     def posterior(self, columns: Tensor | None) -> Posterior:

@@ -37,42 +37,21 @@ class Move(NamedTuple):
 
 
 class Seen:
-    """What was seen since the last loss.
-
-    Attributes
-    ----------
-    runs : Counter
-        How often each layer ran.
-    left : dict
-        The tensors that the layers of the moments gave.
-    took : dict
-        What the layers behind z took, and the gates that they were given.
-    call : tuple or None
-        The arguments and the output of the model's own ``forward``.
-    """
+    """What was seen since the last loss."""
 
     def __init__(self) -> None:
-        self.runs: Counter[str] = Counter()
-        self.left: dict[str, tuple[Tensor, ...]] = {}
-        self.took: dict[str, tuple[Tensor, Tensor]] = {}
-        self.call: tuple[Any, Any, Any] | None = None
+        self.runs: Counter[str] = Counter()  # of each layer
+        self.left: dict[str, tuple[Tensor, ...]] = {}  # by the layers of the moments
+        self.took: dict[str, tuple[Tensor, Tensor]] = {}  # by layers behind z; and the gates
+        self.call: tuple[Any, Any, Any] | None = None  # the model's arguments, and its output
 
 
 class Taps:
-    """Hooks on the layers of the moments and on the layers behind z.
+    """Hooks on the layers of the moments and on the layers behind z, by their names.
 
-    They do not see runs without gradients, nor those of a checkpoint inside a backward.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    moments, into : tuple of str
-        Names of its layers.
-    scale : str
-        How the spreads are written.
-    stop : bool
-        Whether to end a run by an :class:`EnoughError` when all of them have run. Then runs
-        without gradients are seen, too.
+    They do not see runs without gradients, nor those of a checkpoint inside a backward. With
+    ``stop`` they see runs without gradients, too, and end a run by an :class:`EnoughError` when all
+    layers have run.
     """
 
     def __init__(
@@ -119,13 +98,7 @@ class Taps:
         return Reading(tensors, self._axis, self.scale, taken, tuple(gate for _, gate in took))
 
     def take(self) -> Reading:
-        """Return what was seen before a loss, and forget it.
-
-        Raises
-        ------
-        ValueError
-            If a layer did not run, or ran more than once.
-        """
+        """Return what was seen before a loss, and forget it; all layers must have run once."""
         if idle := self.idle():
             raise ValueError(f"{idle} must run before the loss is there. {FIRING}")
         name, runs = self.seen.runs.most_common(1)[0]

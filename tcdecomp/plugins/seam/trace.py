@@ -32,19 +32,9 @@ class Took(NamedTuple):
 
 
 class Trace:
-    """The outputs and inputs of the layers, in order.
+    """The outputs and inputs of the layers, in order, and how often each was called."""
 
-    Attributes
-    ----------
-    gave : list of Gave
-    took : list of Took
-    runs : Counter
-        How often each layer was called.
-    output : object
-        What the run returned.
-    """
-
-    output: Any = None
+    output: Any = None  # of the run
 
     def __init__(self, model: nn.Module) -> None:
         self.parameters = [p for p in model.parameters() if p.requires_grad]

@@ -18,13 +18,8 @@ def undisturbed(model: nn.Module, *, parameters: bool = False) -> Iterator[None]
 
     Lists, dicts and sets among the attributes get their entries back. The model's methods ``log``
     and ``log_dict`` do nothing inside. Other objects that the model holds, its loggers say, are
-    not put back.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    parameters : bool
-        Whether to put back parameters and their gradients, too: a method may train by itself.
+    not put back. ``parameters`` puts back parameters and their gradients, too: a method may train
+    by itself.
     """
     weights: list[Tensor] = list(model.parameters()) if parameters else []
     tensors: list[Tensor] = [*model.buffers(), *weights]

@@ -17,18 +17,8 @@ _FEWEST = 16  # values of the noise whose variance can be told from others at al
 def conclusion(model: nn.Module, found: list[Candidate], method: str | None) -> tuple[Seam, str]:
     """Return the one seam that all candidates show, and a report.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-    found : list of Candidate
-        At least one.
-    method : str or None
-        The method that returned a loss.
-
-    Raises
-    ------
-    ValueError
-        If they show two seams, the batch is too small, or the noise is not standard normal.
+    ``method`` is the one that returned a loss. It is an error if the candidates show two seams, the
+    batch is too small, or the noise is not standard normal.
     """
     best = min(found, key=_rank)
     others = [other for other in found if not torch.equal(other.evidence.mean, best.evidence.mean)]

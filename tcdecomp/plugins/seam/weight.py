@@ -1,13 +1,4 @@
-r"""The weight that a loss gives to its KL, measured.
-
-With the gradient stopped at the layers behind z, all that is left in a loss is its KL:
-
-.. math:: \frac{dL}{d\mu} = w \frac{\mu}{M}, \qquad
-          \frac{dL}{d \log\mathrm{var}} = w \frac{\exp(\log\mathrm{var}) - 1}{2 M},
-
-for M rows and the standard normal prior: 2 M D equations with one unknown. A least-squares fit
-gives w, and a residual that shows whether the loss holds the KL at all.
-"""
+"""The weight of the KL in a model's loss: when to measure it again, and what to refuse."""
 
 from __future__ import annotations
 
@@ -15,143 +6,19 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, NoReturn
 
-import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from tcdecomp.loss import TCDecomposition
-from tcdecomp.minibatch.options import KL
-from tcdecomp.plugins.seam.evidence import tolerance
-from tcdecomp.plugins.seam.reading import Reading, gradients, stopped
+from tcdecomp.plugins.seam.fit import REMEDY, Fit, NoPathError, fit
+from tcdecomp.plugins.seam.reading import Reading
 from tcdecomp.posterior import Posterior
-from tcdecomp.priors import Prior
 
-__all__ = ["Fit", "KLWeight", "fit"]
+__all__ = ["KLWeight"]
 
 FULL, QUICK = 100, 10  # steps from one measurement to the next
 _MEAN = "the KL, mean over the batch"
-_REMEDY = "Write criterion(z, mu, logvar, dataset_size) in place of the KL then"
-
-
-class _NoPathError(ValueError):
-    """The loss was not computed from the moments, as far as its graph shows."""
-
-    def __init__(self) -> None:
-        super().__init__("the loss must be computed from the moments; its graph leads to none")
-
-
-class Fit(NamedTuple):
-    """What a loss shows in one run: its KL in nats per item, the weight, and its relative error.
-
-    The weight is None where the gradient of the KL is too small to tell.
-    """
-
-    kl: float
-    weight: float | None
-    error: float
-
-
-def fit(
-    loss: Tensor,
-    reading: Reading,
-    columns: Tensor | None,
-    criterion: TCDecomposition,
-) -> Fit:
-    """Measure by how much a loss weighs the KL of a batch, in nats per item.
-
-    That is a backward through the layers behind z. The graph is kept. A tensor of the reading that
-    the loss was not computed from is left out.
-
-    Raises
-    ------
-    ValueError
-        If the rest of the loss, other than what the layers behind z make of z, is no multiple of
-        the criterion's KL.
-    """
-    pulls = _stopped_gradients(loss, reading)
-    used = [index for index, pull in enumerate(pulls) if pull is not None]
-    if not used:
-        raise _NoPathError
-    found = _joined([pull for pull in pulls if pull is not None])
-    if not found.isfinite().all():
-        raise ValueError("the loss must have a finite gradient; got one that is not")
-    want = _kl_gradient(reading, columns, criterion.prior, criterion.kl)
-    gradient = _joined([want.gradients[index] for index in used])
-    weight, residual = _least_squares(found, gradient)
-    error, size = tolerance(*reading.tensors), found.norm().item()
-    rounding = max(torch.finfo(tensor.dtype).eps for tensor in reading.tensors)
-    noise = 4 * rounding * abs(weight) * want.before_cancelling
-    if residual > error * size + noise:
-        other = _kl_gradient(reading, columns, criterion.prior, "sampled").gradients
-        sampled = _joined([other[index] for index in used])
-        _refuse(residual / size, _least_squares(found, sampled)[1] <= error * size)
-    # The noise in so many equations, relative to the weight.
-    blur = noise / (math.sqrt(found.numel()) * gradient.norm().item() or 1)
-    told = bool(gradient.any()) and blur <= error * abs(weight)
-    return Fit(want.kl, weight if told else None, error)
-
-
-def _least_squares(found: Tensor, want: Tensor) -> tuple[float, float]:
-    """Return the factor from ``want`` to ``found``, 0 if there is none, and the residual."""
-    factor = (found @ want / (want @ want)).nan_to_num(0)
-    return factor.item(), (found - factor * want).norm().item()
-
-
-def _stopped_gradients(loss: Tensor, reading: Reading) -> tuple[Tensor | None, ...]:
-    """Return the gradients for the moments, without what passes the layers behind z."""
-    retained = [(tensor, tensor.grad) for tensor in reading.tensors if tensor.retains_grad]
-    try:
-        with stopped(reading.gates):
-            return torch.autograd.grad(loss, reading.tensors, retain_graph=True, allow_unused=True)
-    finally:
-        for tensor, grad in retained:
-            tensor.grad = grad
-
-
-class _KLGradient(NamedTuple):
-    """The KL in nats per item, and its gradients for what the layers gave, in float64.
-
-    The last is the size of these before exp(logvar) and 1 cancel: rounding goes with it.
-    """
-
-    kl: float
-    gradients: tuple[Tensor, ...]
-    before_cancelling: float
-
-
-def _kl_gradient(reading: Reading, columns: Tensor | None, prior: Prior, kind: KL) -> _KLGradient:
-    leaves = tuple(tensor.detach().double().requires_grad_() for tensor in reading.tensors)
-    doubled = reading._replace(tensors=leaves, taken=reading.taken.detach().double())
-    with torch.enable_grad():
-        batch = doubled.posterior(columns)
-        spread = (0.5 * batch.logvar).exp()
-        noise = ((batch.z - batch.mu) / spread).detach()
-        plain = TCDecomposition(kl=kind, prior=prior, validate=False)
-        kl = plain(batch.mu + spread * noise, batch.mu, batch.logvar, len(noise))
-        size = (1 + spread.square()).detach() / (2 * len(noise))
-        sizes = _joined(gradients(batch.logvar, leaves, size))
-        return _KLGradient(kl.item(), gradients(kl, leaves), sizes.norm().item())
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
-
-
-def _refuse(off: float, fits_sample: bool) -> NoReturn:
-    reasons = (
-        "It is a KL estimated from the sample z: TCDecomposition(kl='sampled')"
-        if fits_sample
-        else "Usual reasons: a total-correlation or MMD term, a discriminator or a classifier that "
-        "takes z or mu, a floor for each dimension, or another prior, which the criterion has to "
-        f"be given. {_REMEDY}"
-    )
-    raise ValueError(
-        "the loss must hold a multiple of the criterion's KL, and nothing else of the posterior "
-        f"but what the layers behind z make of it; {off:.1%} of its gradient is something else. "
-        f"{reasons}"
-    )
 
 
 class KLWeight:
@@ -210,7 +77,7 @@ class KLWeight:
         shape = mu.shape[0], mu.shape[1]
         try:
             return self.measured(shape, lambda: fit(loss, reading, None, criterion), None)
-        except _NoPathError:
+        except NoPathError:
             if not self._warned:
                 self._warned = True
                 warnings.warn(
@@ -229,17 +96,9 @@ class KLWeight:
     ) -> float:
         """Return the weight for the loss of this step, 0 if it is not known yet.
 
-        Parameters
-        ----------
-        shape : (int, int)
-            M and D of this batch.
-        here, elsewhere : callable
-            Measure this loss; and that of further runs, if there can be any.
-
-        Raises
-        ------
-        ValueError
-            If the weight is negative, differs with the KL, or is not the stated one.
+        ``shape`` is (M, D). ``here`` measures this loss, ``elsewhere`` that of further runs, if
+        there can be any. A weight that is negative, differs with the KL, or is not the stated one
+        is an error.
         """
         rows, stated = shape[0], self._stated()
         recent = self._step - self._changed < QUICK
@@ -313,5 +172,5 @@ def _check_one_weight(fits: Sequence[Fit]) -> None:
         raise ValueError(
             "the loss must weigh the KL alike whatever it is, and not below 0; got a weight of "
             f"{got}. Free bits, a capacity, a floor or a weight that depends on the KL do that. "
-            f"{_REMEDY}"
+            f"{REMEDY}"
         )
