@@ -67,8 +67,10 @@ class Residual(nn.Module):
     def __init__(self):
         super().__init__()
         self.norm, self.conv = nn.GroupNorm(2, 8, affine=False), nn.Conv2d(8, 8, 3, padding=1)
-        self.shortcut, self.shift, self.factor = (nn.Conv2d(8, 8, 1) for _ in range(3))
-        self.last = nn.Conv2d(8, 8, 1)
+        self.shift, self.last = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.shortcut, self.factor = (
+            nn.Sequential(nn.Conv2d(8, 8, 1), nn.Softplus()) for _ in range(2)
+        )
 
     def forward(self, x):
         x = self.conv(x) + self.shortcut(x)
