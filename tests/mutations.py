@@ -198,7 +198,7 @@ MUTATIONS = (
         "tcdecomp/kernels/blocked.py",
         "residuals = (z[:, rows] - mu).mul_(inv_std)",
         "residuals = (z[:, rows] - mu).mul_(inv_std).nan_to_num_()",
-        "tests/test_decomposition.py",
+        "tests/kernels/test_kernels.py",
     ),
     Mutation(
         "own component of another block's points",
