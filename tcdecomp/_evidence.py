@@ -114,12 +114,13 @@ def _readings(
     precision = (-logvar).exp() * visible
     # The scale c of z = c * sample that is most likely: A / c^2 - B / c - n = 0.
     a, b = (z.square() * precision).sum(), (z * mu * precision).sum()
-    inverse = (b + (b.square() + 4 * a * count).sqrt()) / (2 * a)
+    root = (b.square() + 4 * a * count).sqrt()
+    inverse = torch.where(b > 0, (b + root) / (2 * a), 2 * count / (root - b))
     yield _Reading(
         _log_likelihood((z * inverse - mu).square() * visible, 0.5 * logvar)
         + count * inverse.log(),
-        f"z is a sample that was multiplied by {1 / inverse.item():.4g}. Pass z before it is "
-        "scaled, or scale its moments too: mu * c and logvar + 2 * log(c)",
+        f"z is a sample that was multiplied by {inverse.reciprocal().item():.4g}. Pass z before it "
+        "is scaled, or scale its moments too: mu * c and logvar + 2 * log(c)",
         False,
     )
     mean = ((squares * precision).sum() / count).clamp(min=FAINT)

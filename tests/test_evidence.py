@@ -287,3 +287,22 @@ def test_priors_that_differ_by_item(seed):
         validate=False,
     )
     assert_close(given_label.dimension_wise_kl[rows], part.dimension_wise_kl)
+
+
+def test_a_negated_z_is_told():
+    mu, logvar = MU.double(), torch.full_like(MU, -42.0, dtype=torch.float64)
+    assert "z does not look like a sample" in doubt(-mu, mu, logvar)
+
+
+def test_the_default_dtype_changes_nothing():
+    want = decompose(Z, MU, LOGVAR, 10_000)
+    torch.set_default_dtype(torch.float64)
+    try:
+        got = decompose(Z, MU, LOGVAR, 10_000)
+        leaf = MU.clone().requires_grad_()
+        loss = TCDecomposition(beta=6)(leaf + STD * NOISE, leaf, LOGVAR, 10_000)
+        loss.backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert loss.dtype == torch.float32
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))

@@ -10,7 +10,8 @@ from torch import Generator, Tensor
 from tcdecomp._checks import check_tensors, checked_int, checked_labels
 from tcdecomp._processes import Division, Group, shared_refusal
 from tcdecomp.dataset.sampling import sample_densities
-from tcdecomp.priors import Prior
+from tcdecomp.posterior import Posterior
+from tcdecomp.priors import Prior, differs_by_item, factors_of
 from tcdecomp.terms import Terms
 
 __all__ = ["DatasetTerms", "checked_samples", "decompose_dataset"]
@@ -148,6 +149,13 @@ def _by_label(
         )
     samples = checked_samples(num_samples)
     check_tensors(mu=mu, logvar=logvar)
+    factors = factors_of(prior, Posterior(mu, mu, logvar).in_working_precision())
+    if factors is not None and differs_by_item(factors):
+        raise ValueError(
+            "prior must be one for all items where a condition is given to decompose_dataset; got "
+            f"batch shape {tuple(factors.batch_shape)}. Call decompose_dataset for each label, "
+            "with the posteriors and the priors of its items"
+        )
     labels = checked_labels("condition", condition, mu)
     parts = []
     for label in torch.unique(labels):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import torch
 from torch import Tensor
 
-from tcdecomp._checks import check_tensors, checked_int, checked_labels
+from tcdecomp._checks import check_finite, check_logvar, check_tensors, checked_int, checked_labels
 from tcdecomp._processes import GlobalBatch, Group, resolve_group, shared_refusal
 from tcdecomp.posterior import Posterior
 
@@ -84,7 +84,8 @@ class PosteriorBank:
         TypeError
             If the posterior or the items are not of their type.
         ValueError
-            If there are not M items, or D differs from that of earlier posteriors.
+            If there are not M items, D differs from that of earlier posteriors, or a value is not
+            finite. The look waits for an accelerator.
         """
         group = resolve_group(self.process_group)
         rows = posterior.mu if isinstance(posterior, Posterior) else None
@@ -176,6 +177,8 @@ class PosteriorBank:
         items = checked_labels("items", items, posterior.mu).clone()
         self.check_alike(posterior)
         working = posterior.detach().in_working_precision()
+        check_finite("mu", working.mu)
+        check_logvar(working.logvar)
         return _Entries(working.mu.clone(), working.logvar.clone(), items)
 
 

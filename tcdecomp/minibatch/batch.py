@@ -41,7 +41,7 @@ class Batch:
     seek : bool
         Whether to look for evidence that the batch is not what it should be.
     estimates : bool
-        False for a loss of equal weights: no mixture is made and no other process is asked.
+        False for a loss of equal weights, which needs no log q(z): no other process is asked.
     """
 
     def __init__(

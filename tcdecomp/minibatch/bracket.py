@@ -130,7 +130,7 @@ class Bracket:
             self._doubt_size(lower.index_code_mi.item(), batch.items)
         values = _endpoints(upper, lower)
         self._signed |= differs_by_item(batch.prior)
-        self._count, self._rows = self._count + 1, self._rows + len(mu)
+        self._count, self._rows = self._count + 1, self._rows + batch.items
         self._sums += torch.stack([values, values.square()])
         return upper
 

@@ -98,6 +98,9 @@ class Estimator:
         log_own, log_other = map(log_weight, self(pairs.shape[1] - 1, dataset_size))
         return torch.logaddexp(own + log_own, pairs.logsumexp(1) + log_other)
 
+    def __repr__(self) -> str:
+        return f"<estimator {self.__name__}>"
+
     def __reduce__(self) -> str | tuple[object, ...]:
         # A named estimator is pickled by its name, as a function is.
         name = str(self.__name__)

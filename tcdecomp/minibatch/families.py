@@ -123,7 +123,13 @@ def _samples(z: Any, posterior: Any) -> list[Any] | None:
     if isinstance(posterior, list | tuple) and isinstance(z, list | tuple):
         parts = [_samples(*part) for part in zip(z, posterior, strict=False)]
         known = [part for part in parts if part is not None]
-        return list(zip(*known, strict=True)) if parts and len(known) == len(parts) else None
+        if not parts or len(known) < len(parts):
+            return None
+        if len(counts := {len(part) for part in known}) > 1:
+            raise ValueError(
+                f"z must have equally many samples in every part; got {sorted(counts)}"
+            )
+        return list(zip(*known, strict=True))
     if not isinstance(z, Tensor) or not isinstance(posterior, Distribution):
         return None
     return list(z) if z.shape[1:] == posterior.batch_shape + posterior.event_shape else None

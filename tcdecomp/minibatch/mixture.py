@@ -104,6 +104,8 @@ class Mixture:
         if self.own_rows is None:
             return log_own, log_other
         rows = self.own_rows.to(self.components.mu.dtype)
+        if self.others == 0:
+            return log_own - rows.log(), rows.new_full(rows.shape, -math.inf)
         rest = len(self.components.mu) - rows
         return log_own - rows.log(), log_other + math.log(self.others) - rest.log()
 
@@ -141,7 +143,7 @@ def mixture_of(
     if items is not None:
         mixture = _told_by_items(mixture, items, len(rows.mu))
     if held is not None and len(held.mu) > 0:
-        own_rows = 1 if mixture.own_rows is None else mixture.own_rows[:, None]
+        own_rows = 1 if mixture.own_rows is None else mixture.own_rows[:, None].to(mu.dtype)
         attached = len(mu) - len(held.mu) - own_rows
         mixture = replace(mixture, damped=_damped(rows, attached / (attached + len(held.mu))))
     return mixture

@@ -50,6 +50,8 @@ class Options:
             if (value := getattr(self, name)) not in choices:
                 allowed = ", ".join(map(repr, choices))
                 raise ValueError(f"{name} must be one of {allowed}; got {value!r}")
+        if self.validate not in (None, True, False):
+            raise ValueError(f"validate must be True, False or None; got {self.validate!r}")
         check_prior(self.prior)
         check_group(self.process_group)
         self.estimate  # noqa: B018 (raises for what is no estimator)

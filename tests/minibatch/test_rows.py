@@ -215,3 +215,22 @@ def test_groups_know_items_with_several_rows_and_warn_once():
         warnings.simplefilter("always")
         split_tc(*batch, {0: N, 1: N}, groups, condition=labels)
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize("estimator", ["mws", "inclusive"])
+def test_rows_of_one_item_alone_are_a_mixture_of_them(estimator):
+    batch = draw_posterior(0, 4, 2)
+    got = decompose(*batch, 10, items=torch.zeros(4, dtype=torch.long), estimator=estimator)
+    shift = math.log(10) if estimator == "mws" else 0.0
+    want = decompose(*batch, 4)  # of four items: 1 / 4 on each row
+    assert_close(got.index_code_mi, want.index_code_mi + shift)
+
+
+def test_a_bank_takes_no_posterior_that_is_not_finite():
+    z, mu, logvar = draw_posterior(0, 3, 2)
+    bank = PosteriorBank(5)
+    with pytest.raises(ValueError, match="mu must be finite; got nan at row 1"):
+        bank.push(
+            Posterior(z, mu.index_fill(0, torch.tensor([1]), math.nan), logvar), torch.arange(3)
+        )
+    assert len(bank) == 0

@@ -30,7 +30,7 @@ def log_mixture(
 
     All points have the same weights, and there are no items.
     """
-    log_q, log_q_j = torch.empty(z.shape[0]), torch.empty(z.shape)
+    log_q, log_q_j = z.new_empty(z.shape[0]), z.new_empty(z.shape)
     weights = log_own[0].item(), log_other[0].item()
     _run(z, mu, logvar, *weights, log_q=log_q.numpy(), log_q_j=log_q_j.numpy())
     return log_q, log_q_j
@@ -66,7 +66,7 @@ def mean_log_mixture(
     """Return the value, a scalar, and its gradients for z, mu and logvar."""
     factors = joint / z.shape[0], marginal / z.shape[0]
     value, gradients = _run(z, mu, logvar, log_own, log_other, factors=factors)
-    return torch.scalar_tensor(value), *gradients
+    return z.new_tensor(value), *gradients
 
 
 def _run(

@@ -67,7 +67,8 @@ class Probe:
     def __init__(self, taken: Tensor, tensors: Sequence[Tensor]) -> None:
         self.shape, self.taken = taken.shape, taken.flatten(1)
         numbers = torch.arange(1, self.taken.shape[1] + 1, device=taken.device)
-        random = torch.rand(self.taken.shape, generator=torch.Generator().manual_seed(0))
+        g = torch.Generator("cpu").manual_seed(0)
+        random = torch.rand(self.taken.shape, generator=g, device="cpu")
         self._weights = (random + 0.5).to(taken)  # away from 0: every element counts
         weights = numbers.to(taken.dtype).expand_as(self.taken), self._weights
         pulls = zip(*(gradients(self.taken, tensors, each) for each in weights), strict=True)

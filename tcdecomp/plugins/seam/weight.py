@@ -147,7 +147,10 @@ class KLWeight:
             return self.stated
         parameters = inspect.signature(self.stated).parameters.values()
         takes_step = any(parameter.default is parameter.empty for parameter in parameters)
-        return float(self.stated(self._step) if takes_step else self.stated())
+        weight = float(self.stated(self._step) if takes_step else self.stated())
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"kl_weight must return a finite number of at least 0; got {weight}")
+        return weight
 
     def __str__(self) -> str:
         if self.value is None:
