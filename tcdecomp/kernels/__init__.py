@@ -208,10 +208,13 @@ def _check_triton(z: Tensor) -> None:
         )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _is_usable(name: str) -> bool:
     """Tell whether a kernel that needs a package of its own can be imported."""
     return _can_import(name)
+
+
+# What torch.compiler.assume_constant_result does, without the second that Dynamo takes to import.
+_is_usable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache

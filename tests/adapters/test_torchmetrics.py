@@ -346,7 +346,7 @@ NAN[3, 1] = torch.nan
         ((Posterior(Z, MU, LOGVAR), MU), TypeError, "mu and logvar must be left out beside a Post"),
         ((Z, MU, LOGVAR[:3]), ValueError, r"must share one shape \(M, D\); got"),
         ((Z, NAN, LOGVAR), ValueError, "mu must be finite; got nan at row 3, column 1"),
-        ((MU, MU, LOGVAR), ValueError, r"z must be a sample .*\.sample\(\)"),
+        ((MU, MU, LOGVAR), ValueError, r"z must be a sample .*from_moments\(mu, logvar\)"),
         ([torch.cat([part] * 9) for part in (Z, MU, LOGVAR)], ValueError, "batch size M = 216; go"),
     ],
 )

@@ -133,7 +133,8 @@ BROKEN = {
     ),
     "pickled": (
         {"imgs": np.array([{}], dtype=object)},
-        "cannot be read: Object arrays cannot be loaded when allow_pickle=False",
+        "imgs must be an array of numbers; got an array of Python objects, which is not unpickled. "
+        "Rows of different lengths make one: save one array (N, D)",
     ),
     "flat": (
         {"imgs": np.zeros((144, 64), np.uint8)},

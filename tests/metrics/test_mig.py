@@ -15,7 +15,7 @@ EXPECTED = [(name, key) for name, case in REFERENCE.items() for key in case["exp
 
 # s_scales has a latent of scale 1e-9, t_posterior_sharp has latents of whole numbers
 @pytest.mark.filterwarnings("ignore:codes vary", "ignore:codes hold whole numbers")
-@pytest.mark.parametrize(("name", "key"), EXPECTED, ids="-".join)
+@pytest.mark.parametrize(("name", "key"), EXPECTED, ids=map("-".join, EXPECTED))
 def test_reference_cases(name, key):
     case, expected = make_case(name), REFERENCE[name]["expected"][key]
     *weighted, strategy, n_bins = key.split("_")
