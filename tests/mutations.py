@@ -124,8 +124,8 @@ MUTATIONS = (
     Mutation(
         "own weight not shared by the sites of an image",
         "tcdecomp/minibatch/mixture.py",
-        "return log_own - rows.log(),",
-        "return log_own,",
+        "return log_own - rows.log(), log_other +",
+        "return log_own, log_other +",
         "tests/minibatch/test_sites.py",
     ),
     # The loss and its options
