@@ -69,7 +69,7 @@ def neighbour_information(
     array([[0.5],
            [0. ]])
     """
-    samples = read_samples(codes, factors, discrete_factors)
+    samples = read_samples(codes, factors, discrete_factors, optional=True)
     return of_neighbours(samples, n_neighbors, random_state)
 
 
