@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,17 +22,17 @@ from tcdecomp.posterior import LOG_2PI
 
 __all__ = ["COUNTED", "DENSITIES", "MATRICES", "SCALES", "Form", "Matrix", "log_normal"]
 
-Matrix = Callable[[int, int], Tensor]  # (M, N) -> weights: row is the point, column the component
+Matrix = Callable[[int, float], Tensor]  # (M, N) -> weights: row is the point, column the component
 
 SYMMETRIC, JACKKNIFE, PAPER = "symmetric MSS", "MSS with jackknife", "MSS of the paper"
 WRONG_COLUMNS, MISPLACED = "MSS in the wrong columns", "MSS of the paper, misplaced"
-UNKNOWN = "unknown"
+UNKNOWN, NONE = "unknown", "none"
 
 
-def symmetric(weights: Callable[[int, int], tuple[float, float]]) -> Matrix:
+def symmetric(weights: Callable[[int, Any], tuple[float, float]]) -> Matrix:
     """Return the matrix whose own weight and other weight ``weights`` gives for (M - 1, N)."""
 
-    def matrix(size: int, dataset_size: int) -> Tensor:
+    def matrix(size: int, dataset_size: float) -> Tensor:
         own, other = weights(size - 1, dataset_size)
         return constant(size, other).fill_diagonal_(own)
 
@@ -46,7 +47,7 @@ def constant(size: int, value: float) -> Tensor:
 def paper(special: Callable[[int], Tensor]) -> Matrix:
     """Return the weights of the paper, appendix C.2, given which components are special."""
 
-    def matrix(size: int, dataset_size: int) -> Tensor:
+    def matrix(size: int, dataset_size: float) -> Tensor:
         matrix = constant(size, 1 / (size - 1))
         matrix[special(size)] = _special(size, dataset_size)
         return matrix.fill_diagonal_(1 / dataset_size)
@@ -54,7 +55,7 @@ def paper(special: Callable[[int], Tensor]) -> Matrix:
     return matrix
 
 
-def _special(size: int, dataset_size: int) -> float:
+def _special(size: int, dataset_size: float) -> float:
     others = size - 1
     return (dataset_size - others) / (dataset_size * others)
 
@@ -70,7 +71,7 @@ def _first(size: int) -> Tensor:
     return special
 
 
-def _wrong_columns(size: int, dataset_size: int) -> Tensor:
+def _wrong_columns(size: int, dataset_size: float) -> Tensor:
     """Return the weights of much public code. Its stride is one less than the diagonal's."""
     matrix = constant(size, 1 / (size - 1))
     matrix[:, 0] = 1 / dataset_size
@@ -102,7 +103,9 @@ _MATRICES: tuple[tuple[str, Matrix], ...] = (
     ("N/M for all", lambda size, total: constant(size, total / size)),
     ("1/(M-1) for all", lambda size, total: constant(size, 1 / (size - 1))),
 )
-MATRICES: tuple[tuple[str, Matrix], ...] = tuple((name, cache(make)) for name, make in _MATRICES)
+MATRICES: tuple[tuple[str, Matrix], ...] = tuple(
+    (name, lru_cache(64)(make)) for name, make in _MATRICES
+)
 
 # How often the log-weight is in log q(z), and in each log q(z_j), given D.
 COUNTED: dict[str, Callable[[int], tuple[int, int]]] = {
@@ -164,14 +167,32 @@ class Form:
     scale: str = "mean"
     order: tuple[int, ...] = (0, 1, 2)  # which of (MI, TC, DWKL) each answer is
     signs: tuple[int, ...] = (1, 1, 1)  # of each answer
+    loss: tuple[float, float, float] | None = None  # weights of the terms in a single answer
+    fixed: float | None = None  # N, if it is the same for all batches
+
+    @property
+    def right(self) -> Form:
+        """The right form with the same answers."""
+        if self.loss or len(self.order) == 3:
+            return Form(loss=self.loss, fixed=self.fixed)
+        return Form(order=(1,), signs=(1,), fixed=self.fixed)
 
     @property
     def departures(self) -> list[str]:
         """Return the names of the fields that are not right."""
-        right = Form()
         names = [] if self.estimator in (SYMMETRIC, JACKKNIFE, PAPER) else ["estimator"]
-        fields = ("counted", "densities", "scale", "order", "signs")
+        fields, right = ("counted", "densities", "scale", "order", "signs"), self.right
         return names + [name for name in fields if getattr(self, name) != getattr(right, name)]
+
+    @property
+    def only_weights(self) -> bool:
+        """Whether nothing but the weights may be wrong."""
+        return set(self.departures) <= {"estimator"}
+
+    @property
+    def uses_size(self) -> bool:
+        """Whether the weights depend on N."""
+        return not torch.equal(self.matrix(4, 10), self.matrix(4, 100))
 
     @property
     def takes_negative_logvar(self) -> bool:
@@ -179,19 +200,22 @@ class Form:
         return bool(DENSITIES[self.densities].variance(torch.tensor(-1.0)) > 0)
 
     def predict(self, probe: Probe) -> Tensor:
-        """Return the answers to a probe, shape (3,)."""
-        signs = torch.tensor(self.signs) * SCALES[self.scale](*probe.shape)
-        return self.terms(probe)[list(self.order)] * signs
+        """Return the answers to a probe."""
+        return SCALES[self.scale](*probe.shape) * self.answers(self.terms(probe))
+
+    def answers(self, terms: Tensor) -> Tensor:
+        """Return the answers, shape (..., answers), given the terms, shape (..., 3)."""
+        if self.loss:
+            return (terms * torch.tensor(self.loss, dtype=terms.dtype)).sum(-1, keepdim=True)
+        return terms[..., list(self.order)] * torch.tensor(self.signs)
 
     def terms(self, probe: Probe) -> Tensor:
         """Return MI, TC and DWKL as the weights and densities make them, shape (3,)."""
-        density = DENSITIES[self.densities]
-        z = torch.stack([sample.double() for sample in probe.samples()])
-        mu, variance = probe.mu.double(), density.variance(probe.logvar.double())
-        pairs = log_normal(z[:, :, None], mu, variance, density.q_constant)
-        return self.combine(z, pairs.diagonal(dim1=1, dim2=2).mT, pairs, probe.dataset_size)
+        z, pairs = _log_densities(probe, self.densities)
+        size = self.fixed or probe.dataset_size
+        return self.combine(z, pairs.diagonal(dim1=1, dim2=2).mT, pairs, size)
 
-    def combine(self, z: Tensor, own: Tensor, pairs: Tensor, dataset_size: int) -> Tensor:
+    def combine(self, z: Tensor, own: Tensor, pairs: Tensor, dataset_size: float) -> Tensor:
         """Return the terms, shape (3,), given log-densities.
 
         ``z`` and ``own``, log q(z_j|n), have shape (sign, M, D). ``pairs`` is (sign, M, M, D): at
@@ -208,11 +232,20 @@ class Form:
         mi, tc, dimension_wise_kl = log_qz_n - log_qz, log_qz - log_product, log_product - log_pz
         return torch.stack([mi.mean(), tc.mean(), dimension_wise_kl.mean()])
 
-    def _mixed(self, weighted: Tensor, dataset_size: int) -> Tensor:
+    def _mixed(self, weighted: Tensor, dataset_size: float) -> Tensor:
         """Return the log-density of the mixture, given that of its weighted components."""
         if self.estimator == JACKKNIFE:
             return _jackknife(weighted, dataset_size)
         return torch.logsumexp(weighted, DENSITIES[self.densities].summed_over)
+
+
+@lru_cache(256)
+def _log_densities(probe: Probe, name: str) -> tuple[Tensor, Tensor]:
+    """Return z, shape (sign, M, D), and the log-density of each under each posterior."""
+    density = DENSITIES[name]
+    z = torch.stack([sample.double() for sample in probe.samples()])
+    mu, variance = probe.mu.double(), density.variance(probe.logvar.double())
+    return z, log_normal(z[:, :, None], mu, variance, density.q_constant)
 
 
 def log_normal(z: Tensor, mu: Tensor | float, variance: Tensor, constant: int = 1) -> Tensor:
@@ -220,7 +253,7 @@ def log_normal(z: Tensor, mu: Tensor | float, variance: Tensor, constant: int = 
     return -0.5 * ((z - mu).square() / variance + variance.log() + constant * LOG_2PI)
 
 
-def _jackknife(weighted: Tensor, dataset_size: int) -> Tensor:
+def _jackknife(weighted: Tensor, dataset_size: float) -> Tensor:
     """Return MSS with its delete-one jackknife for a finite population; see the theory page."""
     size = weighted.shape[2]
     others, left = size - 1, dataset_size - size + 1

@@ -16,11 +16,11 @@ from tcdecomp.auditor.search import PRECISE, Findings
 from tcdecomp.auditor.subject import RaisedError, Subject, relative_errors
 from tcdecomp.auditor.words import DIGITS, FLOOR, LARGER, OVERFLOW, UNDERFLOW, Words
 
-__all__ = ["extremes", "gradients"]
+__all__ = ["CHECKS"]
 
 EXTREME = 5e-3  # relative error that code in single precision may have at extremes
-STEP = 1 / 256  # of the finite differences
-FLAT = 0.005  # part of the steepest slope by which any slope may be off
+STEP = 1 / 128  # of the finite differences
+FLAT = 0.02  # part of the steepest slope by which any slope may be off
 SLOPE = 0.05  # relative error that a slope may have
 LOWEST = -38.0  # a log-variance
 EXACT = 2 * math.log(1 / 16)  # float32 holds such deviations, and means near 128, exactly
@@ -53,7 +53,7 @@ EXTREMES = (
 )
 
 
-def extremes(findings: Findings, generator: Generator) -> Iterator[Verdict]:
+def extremes(findings: Findings) -> Iterator[Verdict]:
     """Check the answers at extremes: one verdict for each cause."""
     if not (findings.finite and findings.form.takes_negative_logvar):
         return
@@ -61,7 +61,7 @@ def extremes(findings: Findings, generator: Generator) -> Iterator[Verdict]:
     raised = None
     for extreme in EXTREMES:
         try:
-            error = _error(findings, findings.subject.rounded(extreme.probe(generator)))
+            error = _error(findings, findings.subject.rounded(extreme.probe(findings.generator)))
         except RaisedError as problem:
             raised = problem
             continue
@@ -78,7 +78,7 @@ def extremes(findings: Findings, generator: Generator) -> Iterator[Verdict]:
 def _error(findings: Findings, probe: Probe) -> float:
     """Return the relative error of the answers; without a form, whether they are finite."""
     answer, known = findings.subject.read(probe), findings.known
-    expected = known.form.predict(probe) if known else answer.terms
+    expected = known.form.predict(probe) if known else answer.values
     return answer.errors(expected).max().item()
 
 
@@ -108,7 +108,7 @@ def _at_extremes(name: str, cause: str, remedy: str, errors: dict[str, float]) -
     )
 
 
-def gradients(findings: Findings, generator: Generator) -> Iterator[Verdict]:
+def gradients(findings: Findings) -> Iterator[Verdict]:
     """Check whether the gradients are those of the answers.
 
     The answers depend on mu and logvar in three places: in log q(z|n), in the own component of the
@@ -118,7 +118,7 @@ def gradients(findings: Findings, generator: Generator) -> Iterator[Verdict]:
     """
     if not findings.repeatable or findings.rounding > PRECISE:
         return  # finite differences are too rough
-    slopes, differences = _slopes(findings.subject, steep(generator))
+    slopes, differences = _slopes(findings.subject, findings.form, steep(findings.generator))
     carried = slopes.abs().sum(1) > 0
     missing = ~(carried | findings.clamped)  # the slope of a clamp is 0
     sizes = differences.abs() + FLAT * differences.abs().max()
@@ -160,7 +160,7 @@ def _wrong(left: Tensor, whole: Tensor) -> bool:
     return not explained.all() or bool(lost[:, 0].any())
 
 
-def _slopes(subject: Subject, probe: Probe) -> tuple[Tensor, Tensor]:
+def _slopes(subject: Subject, form: Form, probe: Probe) -> tuple[Tensor, Tensor]:
     """Return slopes of the answers (rows) along directions of z, mu and logvar (columns).
 
     They come from autograd, and from finite differences.
@@ -169,13 +169,13 @@ def _slopes(subject: Subject, probe: Probe) -> tuple[Tensor, Tensor]:
         tensor.to(subject.device, subject.dtype)
         for tensor in (next(probe.samples()), probe.mu, probe.logvar)
     ]
-    shifts = _directions(probe).to(inputs[0])
+    shifts = _directions(form, probe).to(inputs[0])
     leaves = [tensor.clone().requires_grad_() for tensor in inputs]
     z, mu, logvar = (leaf.clone() for leaf in leaves)  # the code may write into its input
     try:
         answers = subject.terms(z, mu, logvar, probe.dataset_size)
     except RaisedError:  # numpy refuses tensors with a graph
-        return torch.zeros(3, 3), torch.zeros(3, 3)
+        return torch.zeros(len(shifts), 3), torch.zeros(len(shifts), 3)
     pairs = zip(answers, shifts, strict=True)
     slopes = [_autograd(answer, leaves, along) for answer, along in pairs]
 
@@ -206,8 +206,8 @@ def _autograd(answer: Tensor, leaves: list[Tensor], along: Tensor) -> Tensor:
     return (torch.stack(gradients) * along).sum((1, 2)).cpu().float()
 
 
-def _directions(probe: Probe) -> Tensor:
-    """Return a direction for each answer and each of z, mu and logvar, shape (3, 3, M, D).
+def _directions(form: Form, probe: Probe) -> Tensor:
+    """Return a direction for each answer and each of z, mu and logvar: (answers, 3, M, D).
 
     They are those of symmetric MSS. No entry is above 1.
     """
@@ -218,12 +218,12 @@ def _directions(probe: Probe) -> Tensor:
     own = log_normal(z, mu, logvar.exp())
     density = log_normal(z[:, None], pair_mu, pair_logvar.exp())
     terms = Form().combine(z[None], own[None], density[None], probe.dataset_size)
-    return torch.stack([_direction(term, leaves) for term in terms])
+    return torch.stack([_direction(answer, leaves) for answer in form.answers(terms)])
 
 
-def _direction(term: Tensor, leaves: list[Tensor]) -> Tensor:
+def _direction(answer: Tensor, leaves: list[Tensor]) -> Tensor:
     z, mu, logvar, pair_mu, pair_logvar = torch.autograd.grad(
-        term, leaves, retain_graph=True, materialize_grads=True
+        answer, leaves, retain_graph=True, materialize_grads=True
     )
     shifts = [z, _balanced(mu, pair_mu), _balanced(logvar, pair_logvar)]
     return torch.stack([shift / shift.abs().max() for shift in shifts])
@@ -234,3 +234,6 @@ def _balanced(own: Tensor, pairs: Tensor) -> Tensor:
     diagonal = pairs.diagonal(dim1=0, dim2=1).T
     parts = torch.stack([own, diagonal, pairs.sum(0) - diagonal]).flatten(1)
     return parts.pinverse().sum(1).view_as(own)
+
+
+CHECKS = (extremes, gradients)

@@ -16,7 +16,7 @@ SHARPEST = -4.5  # the smallest log-variance that counts as ordinary
 SPACING = 16.0  # between posteriors that do not overlap, however the code misreads their variance
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Probe:
     """One batch of a data set of N items. The code gets it with the noise, and with its negative.
 
@@ -46,6 +46,10 @@ class Probe:
         deviation = (0.5 * self.logvar).exp() * self.noise
         yield self.mu + deviation
         yield self.mu - deviation
+
+    def of_more(self) -> Probe:
+        """Return the same batch of a larger data set."""
+        return replace(self, dataset_size=3 * self.dataset_size)
 
     def shifted(self, shift: float = 3.0) -> Probe:
         """Return the batch with all means moved, which changes neither MI nor TC."""
@@ -108,9 +112,9 @@ def apart(size: int, dataset_size: int, dim: int = 1) -> Probe:
     return _alike(mu[:, None].repeat(1, dim), dataset_size)
 
 
-def together(size: int, dataset_size: int) -> Probe:
-    """Return identical posteriors of one dimension: MI is -log(sum of a row's weights)."""
-    return _alike(torch.zeros(size, 1, dtype=torch.float64), dataset_size)
+def together(size: int, dataset_size: int, dim: int = 1) -> Probe:
+    """Return identical posteriors: for D = 1, MI is -log(sum of a row's weights)."""
+    return _alike(torch.zeros(size, dim, dtype=torch.float64), dataset_size)
 
 
 def _alike(mu: Tensor, dataset_size: int) -> Probe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -68,6 +68,8 @@ def remark(
 
 def names_of(which: Tensor) -> str:
     """Return the names of these answers."""
+    if len(which) == 1:
+        return "the answer"
     places = ("first answer", "second answer", "third answer")
     return ", ".join(place for place, yes in zip(places, which.tolist(), strict=True) if yes)
 
@@ -84,19 +86,23 @@ class Audit:
     ----------
     estimator : str
         Name of the estimator by its weights: "symmetric MSS", "MSS of the paper", "MWS",
-        "inclusive", "leave-one-out", ..., or "unknown".
+        "inclusive", "leave-one-out", ..., "unknown", or "none" if a loss is the plain KL.
     verdicts : tuple of Verdict
         Faults first, then remarks. Without a fault, the first verdict says that q(z) is unbiased.
     weights : tuple of Weights
         Own weight and row sum for several M and N.
     study : Study or None
-        The Gaussian study; None if the code raised an exception, or takes no negative logvar.
+        The Gaussian study. None if the code raised an exception, takes no negative logvar, does
+        not use N, or is an unknown loss.
+    loss : tuple of three floats, or None
+        With ``returns="loss"``: the weights of MI, TC and DWKL in the loss.
     """
 
     estimator: str
     verdicts: tuple[Verdict, ...]
     weights: tuple[Weights, ...] = ()
     study: Study | None = None
+    loss: tuple[float, float, float] | None = None
 
     @property
     def ok(self) -> bool:
@@ -107,11 +113,16 @@ class Audit:
         """Return the report, in words and tables."""
         faults = sum(verdict.kind == "fault" for verdict in self.verdicts)
         parts = [f"estimator: {self.estimator}\nfaults: {faults or 'none'}"]
+        if self.loss:
+            parts[0] += "\nloss: {:.4g} MI + {:.4g} TC + {:.4g} DWKL".format(*self.loss)
         parts += map(str, self.verdicts)
         if self.weights:
             parts.append("\n".join(_weights_table(self.weights)))
         if self.study:
-            parts.append("\n".join(_study_table(self.study)))
+            names = (
+                ["loss"] if self.loss else TERMS[1:2] if self.study.truth.numel() == 1 else TERMS
+            )
+            parts.append("\n".join(_study_table(self.study, names)))
         return "\n\n".join(parts)
 
 
@@ -122,12 +133,12 @@ def _weights_table(weights: tuple[Weights, ...]) -> Iterator[str]:
         yield f"{'':16}{w.batch_size:8}{w.dataset_size:10}{own:14.4g}{w.row_sum:12.4g}"
 
 
-def _study_table(study: Study) -> Iterator[str]:
+def _study_table(study: Study, names: Sequence[str]) -> Iterator[str]:
     sizes = f"M = {BATCH_SIZE}, N = {DATASET_SIZE}, D = {DIM}"
     yield f"Gaussian study: {len(study.answers)} batches, {sizes}; nats and standard errors"
     yield f"{'':18}{'truth':>18}{'this code':>20}{'tcdecomp, mss':>20}"
     columns = [(study.truth, study.truth_error), mean(study.answers), mean(study.reference)]
-    for i, name in enumerate(TERMS):
+    for i, name in enumerate(names):
         cells = [f"{value[i]:.3f} +- {error[i]:.3f}" for value, error in columns]
         yield f"{name:18}{cells[0]:>18}{cells[1]:>20}{cells[2]:>20}"
 

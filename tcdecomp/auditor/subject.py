@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,12 +21,14 @@ from tcdecomp.dataset.decomposition import decompose_dataset
 from tcdecomp.decomposition import decompose
 from tcdecomp.terms import Terms
 
-__all__ = ["Answer", "RaisedError", "Study", "Subject", "Weights", "relative_errors"]
+__all__ = ["Answer", "RaisedError", "Returns", "Study", "Subject", "Weights", "relative_errors"]
 
 DATASET_SIZE, BATCH_SIZE, DIM, BATCHES, SAMPLES = 512, 61, 4, 40, 4096
+LEAST = 1e-3  # slope of an answer for a log-weight
 CORRELATION, WIDEST = 0.75, -1.7  # WIDEST is the largest log-variance
 
-TermsFunction = Callable[[Tensor, Tensor, Tensor, int], Any]
+TermsFunction = Callable[..., Any]
+Returns = Literal["terms", "tc", "loss"]
 
 
 class RaisedError(Exception):
@@ -33,26 +37,31 @@ class RaisedError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """The three answers to one probe; float64, on the CPU."""
+    """The answers to one probe; float64, on the CPU."""
 
-    by_sign: Tensor  # (2, 3): for each sign of the noise
-    at_zero: Tensor  # (3,): whether one is exactly 0, for a sign or a row, and perhaps clamped
+    by_sign: Tensor  # (2, answers): for each sign of the noise
+    at_zero: Tensor  # (answers,): whether one is exactly 0, for a sign or a row: perhaps clamped
 
     @property
-    def terms(self) -> Tensor:
-        """Return the means over both signs, shape (3,)."""
+    def values(self) -> Tensor:
+        """Return the means over both signs, shape (answers,)."""
         return self.by_sign.mean(0)
 
     def errors(self, predicted: Tensor) -> Tensor:
         """Return the relative errors; an answer that a clamp at 0 may have raised is right."""
-        raised = self.at_zero & (self.terms > predicted)
-        return relative_errors(torch.where(raised, predicted, self.terms), predicted)
+        raised = self.at_zero & (self.values > predicted)
+        return relative_errors(torch.where(raised, predicted, self.values), predicted)
 
 
 def relative_errors(got: Tensor, expected: Tensor) -> Tensor:
     """Return the relative errors; infinite where one is not finite."""
     error = (got - expected).abs() / (1 + expected.abs())
     return error.nan_to_num(torch.inf, posinf=torch.inf)
+
+
+def default_device(device: torch.device) -> AbstractContextManager[object]:
+    """Make this the default device; a context that changes nothing would slow torch down."""
+    return nullcontext() if torch.get_default_device() == device else device
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,14 @@ class Subject:
     function: TermsFunction
     device: torch.device
     dtype: torch.dtype
+    returns: Returns = "terms"
+    takes_size: bool = True  # whether it takes N
+
+    @property
+    def right(self) -> Form:
+        """The right form; of a loss, the one with weights of 1."""
+        loss = (1.0, 1.0, 1.0) if self.returns == "loss" else None
+        return Form(order=(1,), signs=(1,)) if self.returns == "tc" else Form(loss=loss)
 
     def rounded(self, probe: Probe) -> Probe:
         """Return the probe in the dtype in which the code gets it."""
@@ -80,25 +97,28 @@ class Subject:
     def changes(
         self, pairs: list[tuple[Probe, Answer]], change: Callable[[Probe], Probe]
     ) -> Tensor:
-        """Return how the answers change when the probes do: relative, shape (probes, 3)."""
-        again = torch.stack([self.read(change(probe)).terms for probe, _ in pairs])
-        return relative_errors(again, torch.stack([answer.terms for _, answer in pairs]))
+        """Return how the answers change when the probes do: relative, shape (probes, answers)."""
+        again = torch.stack([self.read(change(probe)).values for probe, _ in pairs])
+        return relative_errors(again, torch.stack([answer.values for _, answer in pairs]))
 
     def terms(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int) -> Tensor:
-        """Return the three answers, shape (3,), with their graph if the code leaves one."""
+        """Return the answers, shape (answers,), with their graph if the code leaves one."""
         return _means(self._call(z, mu, logvar, dataset_size))
 
     def _call(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int) -> list[Tensor]:
+        arguments = (z, mu, logvar, dataset_size)[: 4 if self.takes_size else 3]
         try:
             # The noise of most probes is no sample, and the code may be this library's. Tensors
             # that the code makes without a device are on that of its arguments.
-            with without_doubts(), self.device:
-                result = self.function(z, mu, logvar, dataset_size)
+            with without_doubts(), default_device(self.device):
+                result = self.function(*arguments)
         except Exception as error:
             raise RaisedError(
                 f"{type(error).__name__} with z, mu and logvar of shape {tuple(z.shape)}, "
                 f"{z.dtype}, and N = {dataset_size}: {error}"
             ) from error
+        if self.returns != "terms":
+            return [_checked(result, len(z), self.returns)]
         return [_checked(term, len(z)) for term in _three(result)]
 
 
@@ -116,21 +136,28 @@ def _three(result: object) -> tuple[object, ...]:
     return tuple(result)
 
 
-def _checked(term: object, size: int) -> Tensor:
+def _checked(term: object, size: int, returns: Returns = "terms") -> Tensor:
+    among = " among them" if returns == "terms" else ""
     if isinstance(term, bool) or not isinstance(term, (Tensor, np.ndarray, Real)):
-        raise _refusal(f"{type(term).__name__} among them")
+        raise _refusal(type(term).__name__ + among, returns)
     value = torch.as_tensor(term)
     if value.is_complex() or value.dtype == torch.bool:
-        raise _refusal(f"{value.dtype} among them")
+        raise _refusal(f"{value.dtype}{among}", returns)
     if value.shape not in ((), (1,), (size,)):
-        raise _refusal(f"shape {tuple(value.shape)} among them for M = {size}")
+        raise _refusal(f"shape {tuple(value.shape)}{among} for M = {size}", returns)
     return value.cpu().double()
 
 
-def _refusal(got: str) -> TypeError:
+def _refusal(got: str, returns: Returns = "terms") -> TypeError:
+    if returns != "terms":
+        return TypeError(
+            f"terms_fn must return a real number or a vector of shape (M,) with "
+            f'returns="{returns}"; got {got}. Return that part of it in a lambda'
+        )
     return TypeError(
         "terms_fn must return (MI, TC, DWKL), each a real number or a vector of shape (M,); "
-        f"got {got}"
+        f'got {got}. If the code has the total correlation alone, pass returns="tc"; if it has a '
+        'weighted loss alone, pass returns="loss"'
     )
 
 
@@ -154,25 +181,31 @@ class Weights:
 
 def weigh(subject: Subject, form: Form, size: int, dataset_size: int) -> Weights:
     """Measure the weights, for code whose scale, order and signs are those of the form."""
-    own = _weight(subject, form, apart(size, dataset_size), 1.0)
-    row_sum = _weight(subject, form, together(size, dataset_size), 1 / size)
-    return Weights(size, dataset_size, own, row_sum)
+    total = round(form.fixed or dataset_size)
+    own = _weight(subject, form, partial(apart, size, total), 1.0)
+    row_sum = _weight(subject, form, partial(together, size, total), 1 / size)
+    return Weights(size, total, own, row_sum)
 
 
-def _weight(subject: Subject, form: Form, probe: Probe, unit: float) -> float:
+def _weight(subject: Subject, form: Form, make: Callable[[int], Probe], unit: float) -> float:
     """Return the weight of every component, in units, with which the form gives the answers.
 
-    On these probes the answers are linear in its logarithm.
+    The answers to these probes are linear in its logarithm. TC for D = 1 does not depend on it, and
+    two dimensions are tried. Where no answer depends on it, it is NaN.
     """
 
     def at(weight: float) -> Tensor:
         alike = replace(form, estimator="", matrix=lambda size, _: constant(size, weight))
         return alike.predict(probe)
 
-    at_one, slopes = at(unit), at(unit * math.e) - at(unit)
+    for dim in (1, 2):
+        probe = make(dim)
+        at_one, slopes = at(unit), at(unit * math.e) - at(unit)
+        if slopes.abs().max() > LEAST:
+            break
     index = int(slopes.abs().argmax())
-    answer = subject.read(probe).terms[index]
-    return ((answer - at_one[index]) / slopes[index]).exp().item()
+    log_weight = (subject.read(probe).values[index] - at_one[index]) / slopes[index]
+    return log_weight.exp().item() if slopes[index].abs() > LEAST else math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,9 +214,10 @@ class Study:
 
     Attributes
     ----------
-    truth, truth_error : Tensor, shape (3,)
-        The terms of the whole data set, and their standard errors.
-    answers, reference : Tensor, shape (batches, 3)
+    truth, truth_error : Tensor, shape (3,) or (1,)
+        The terms of the whole data set (or their total correlation, or the loss), and their
+        standard errors.
+    answers, reference : Tensor, shape (batches, 3) or (batches, 1)
         The answers of the code, and of :func:`tcdecomp.decompose`, to the same batches.
     """
 
@@ -193,17 +227,19 @@ class Study:
     reference: Tensor
 
 
-def study(subject: Subject, generator: Generator) -> Study:
+def study(subject: Subject, form: Form, generator: Generator) -> Study:
     """Put batches of a data set to the code."""
     mu, logvar = data_set(generator)
     exact = decompose_dataset(mu, logvar, num_samples=SAMPLES, generator=generator)
     batches = [subject.rounded(_batch(mu, logvar, generator)) for _ in range(BATCHES)]
     reference = Subject(decompose, torch.device("cpu"), torch.float64)
-    return Study(
-        torch.stack(exact.terms[:3]),
-        torch.stack(exact.standard_error[:3]),
-        *(torch.stack([code.read(b).terms for b in batches]) for code in (subject, reference)),
+    answers, terms = (
+        torch.stack([code.read(batch).values for batch in batches]) for code in (subject, reference)
     )
+    truth, error = torch.stack(exact.terms[:3]), torch.stack(exact.standard_error[:3])
+    right = form.right
+    error = right.answers(error.square() * error.new_tensor(right.loss or (1, 1, 1))).sqrt()
+    return Study(right.answers(truth), error, answers, right.answers(terms))
 
 
 def _batch(mu: Tensor, logvar: Tensor, generator: Generator) -> Probe:

@@ -12,58 +12,90 @@ from tcdecomp.auditor.forms import PAPER, Form
 from tcdecomp.auditor.probes import SPACING, apart, narrow_one
 from tcdecomp.auditor.report import TERMS, Verdict, fault, mean, names_of, remark
 from tcdecomp.auditor.search import PRECISE, Findings
-from tcdecomp.auditor.subject import RaisedError, Study, Weights, relative_errors
+from tcdecomp.auditor.subject import RaisedError, Study, relative_errors
 from tcdecomp.auditor.words import DEPARTURES
 
-__all__ = ["axes", "clamped", "departed", "order", "precision", "studied", "unbiased", "unknown"]
+__all__ = ["CHECKS", "unbiased"]
 
 ERRORS = 4  # standard errors by which a mean may be off
 OFFSET = 0.02  # nats by which it may be off besides
 WEIGHT = 0.01  # relative error of the own weight
 BURIED = 0.01  # relative error of the MI in many dimensions
+RESOLVED = 100_000  # an N up to this is found exactly
 READING = 10  # how much larger the error of one component's density may be than that of a sum
 
 
-def unbiased(weights: Weights) -> Verdict:
+def unbiased(findings: Findings) -> Verdict:
     """Return the verdict on a form without a fault."""
+    if findings.plain:
+        return Verdict(
+            "plain KL",
+            "fine",
+            "The loss gives all three terms the same weight. It is the KL, and estimates nothing.",
+        )
     return Verdict(
         "unbiased",
         "fine",
         "q(z) is estimated without bias: the own component has the weight 1/N, and every row sums "
         "to 1. The terms have only the bias of the logarithm, which falls with M.",
-        evidence=_measured(weights),
+        evidence=_measured(findings),
     )
 
 
-def _measured(weights: Weights) -> dict[str, float]:
-    return {
-        "M": weights.batch_size,
-        "N": weights.dataset_size,
-        "own weight times N": weights.own * weights.dataset_size,
-        "sum of a row's weights": weights.row_sum,
-    }
+def _measured(findings: Findings) -> dict[str, float]:
+    for weights in findings.weights[-1:]:
+        return {
+            "M": weights.batch_size,
+            "N": weights.dataset_size,
+            "own weight times N": weights.own * weights.dataset_size,
+            "sum of a row's weights": weights.row_sum,
+        }
+    return {}
 
 
-def departed(findings: Findings, weights: Weights) -> Iterator[Verdict]:
+def departed(findings: Findings) -> Iterator[Verdict]:
     """Yield a fault for each departure of the form from the right one."""
     form = findings.form
-    negated = [TERMS[i] for i, sign in zip(form.order, form.signs, strict=True) if sign < 0]
-    lists = {"order": [TERMS[i] for i in form.order], "signs": negated}
+    names = [TERMS[i] for i in form.order]
+    values = {
+        "order": ", ".join(names),
+        "signs": ", ".join(n for n, sign in zip(names, form.signs, strict=True) if sign < 0),
+    }
+    right = ", ".join(TERMS[i] for i in form.right.order)
     for name in form.departures:
         value = getattr(form, name)
         title, sentence, remedy = DEPARTURES.get((name, value)) or DEPARTURES[(name,)]
-        sentence = sentence.format(value=", ".join(lists[name]) if name in lists else value)
-        evidence = _measured(weights) if name == "estimator" else _effect(findings, name)
-        yield fault(title, sentence, remedy, evidence)
+        sentence = sentence.format(value=values.get(name, value), right=right)
+        evidence = _measured(findings) if name == "estimator" else _effect(findings, name)
+        yield fault(title, sentence, remedy.format(right=right), evidence)
 
 
 def _effect(findings: Findings, name: str) -> dict[str, float]:
     """Return the answer that the departure changes most on one batch, with it and without it."""
     probe, answer = findings.pairs[0]
-    without = replace(findings.form, **{name: getattr(Form(), name)}).predict(probe)
-    index = int((answer.terms - without).abs().argmax())
-    place = ("first", "second", "third")[index]
-    return {f"{place} answer": answer.terms[index].item(), "without it": without[index].item()}
+    form = findings.form
+    without = replace(form, **{name: getattr(form.right, name)}).predict(probe)
+    changed = (answer.values - without).abs()
+    index = int(changed.argmax())
+    place = names_of(torch.arange(len(changed)) == index)
+    return {place: answer.values[index].item(), "without it": without[index].item()}
+
+
+def size(findings: Findings) -> Iterator[Verdict]:
+    """Check whether the code uses the N that it gets."""
+    if findings.uses_size or not findings.repeatable:
+        return
+    remedy = "To audit it for other N, build it in a lambda: lambda z, mu, logvar, N: Loss(N)(...)."
+    if fixed := findings.form.fixed:
+        told = f"about {fixed:,}" if fixed > RESOLVED else f"{fixed:,}"
+        yield remark(
+            "N is fixed",
+            f"N is fixed at {told}: the code does not use the N that it gets. All verdicts are "
+            "for this N, without the study.",
+            remedy,
+        )
+    elif not findings.known:
+        yield remark("N is not used", "The answers are the same for another N.", remedy)
 
 
 def axes(findings: Findings) -> Iterator[Verdict]:
@@ -77,9 +109,7 @@ def axes(findings: Findings) -> Iterator[Verdict]:
         )
 
 
-def unknown(
-    findings: Findings, weights: tuple[Weights, ...], study: Study | None
-) -> Iterator[Verdict]:
+def unknown(findings: Findings) -> Iterator[Verdict]:
     """Judge code whose form is unknown by what holds for every right form."""
     if findings.known or findings.axes:
         return
@@ -99,67 +129,78 @@ def unknown(
         )
     if findings.always_zero.any():
         return  # which has a verdict of its own
-    wrong = " ".join(_wrong(findings, weights, study))
+    wrong = " ".join(_wrong(findings))
     yield (fault if wrong else remark)(
         "unknown form",
         "The auditor knows no form with these answers. "
         + (wrong or "But the weights and the means in the study are right."),
-        "Compare the weights and the study below with what they should be." if wrong else "",
+        "Audit a function that returns the three terms, or the total correlation, on its own."
+        if findings.subject.returns == "loss"
+        else "Compare the weights and the study below with what they should be." * bool(wrong),
     )
 
 
-def _wrong(findings: Findings, weights: tuple[Weights, ...], study: Study | None) -> Iterator[str]:
+def _wrong(findings: Findings) -> Iterator[str]:
     """Yield what no right form does."""
+    if findings.subject.returns == "loss":
+        yield "No weights of MI, TC and DWKL fit."
+        return
+    # If the code does not use N, then its own weight must be 1/N for one N.
+    fixed = None if findings.uses_size else 1 / findings.weights[0].own
+    right = replace(findings.subject.right, fixed=fixed)
     if findings.repeatable:  # else single answers are noisy
-        if _sum_error(findings) > findings.rounding:
+        if findings.subject.returns == "terms" and _sum_error(findings) > findings.rounding:
             yield "The sum of the answers is not the KL."
-        if _reading_error(findings) > READING * findings.rounding:
+        if _reading_error(findings, right) > READING * findings.rounding:
             yield (
                 "A narrow posterior among wide ones has wrong terms, whatever the weights: see "
                 "that every component has its own mu and logvar."
             )
-        if _buried_error(findings) > BURIED:
+        if _buried_error(findings, right) > BURIED:
             yield (
                 "In 100 dimensions small densities are lost: see that nothing is added inside a "
                 "logarithm."
             )
-    if not all(_weighs_right(w) for w in weights):
-        yield "The weights are wrong."
-    if study is None or not _near(findings, study):
+    for weights in findings.weights:
+        own = weights.own * (fixed or weights.dataset_size)
+        if abs(own - 1) > WEIGHT or abs(weights.row_sum - 1) > PRECISE:
+            yield "The weights are wrong."
+            break
+    # The errors of two logarithms may cancel in TC, so that TC alone says nothing.
+    judged = findings.subject.returns == "terms" and findings.uses_size
+    if judged and not (findings.study and _near(findings, findings.study)):
         yield "In the study the answers are farther from the truth than those of tcdecomp."
 
 
 def _sum_error(findings: Findings) -> float:
     return max(
-        relative_errors(answer.terms.sum(), Form().terms(probe).sum()).item()
+        relative_errors(answer.values.sum(), Form().terms(probe).sum()).item()
         for probe, answer in findings.pairs
     )
 
 
-def _reading_error(findings: Findings) -> float:
+def _reading_error(findings: Findings, right: Form) -> float:
     """Return the error of the change in the answers when a narrow posterior meets wide ones."""
-    near, far = (findings.subject.rounded(narrow_one(at)) for at in (0.0, -8 * SPACING))
-    size, _ = near.shape
-    got = findings.subject.read(near).terms - findings.subject.read(far).terms
-    return relative_errors(size * got, size * (Form().terms(near) - Form().terms(far))).max().item()
+    subject, probes = findings.subject, (narrow_one(at) for at in (0.0, -8 * SPACING))
+    near, far = map(subject.rounded, probes)
+    rows, _ = near.shape
+    got = subject.read(near).values - subject.read(far).values
+    expected = right.predict(near) - right.predict(far)
+    return relative_errors(rows * got, rows * expected).max().item()
 
 
-def _buried_error(findings: Findings) -> float:
+def _buried_error(findings: Findings, right: Form) -> float:
     probe = apart(4, 1000, dim=100)
     try:
-        information = findings.subject.read(probe).terms[0]
+        got = findings.subject.read(probe).values
     except RaisedError:
         return 0.0  # the check of the extremes tells
-    return relative_errors(information, torch.tensor(probe.dataset_size).log()).item()
+    return relative_errors(got, right.predict(probe)).max().item()
 
 
-def _weighs_right(weights: Weights) -> bool:
-    own = weights.own * weights.dataset_size
-    return abs(own - 1) < WEIGHT and abs(weights.row_sum - 1) < PRECISE
-
-
-def studied(findings: Findings, study: Study | None) -> Iterator[Verdict]:
+def studied(findings: Findings) -> Iterator[Verdict]:
     """Check whether the study confirms a form without a fault."""
+    study = findings.study
     if study is None or not findings.known or findings.form.departures or _near(findings, study):
         return
     off = study.answers.mean(0) - study.truth
@@ -167,7 +208,7 @@ def studied(findings: Findings, study: Study | None) -> Iterator[Verdict]:
     yield fault(
         "off in the study",
         "On small batches the answers are right. But in the study their mean is farther from the "
-        f"truth than that of tcdecomp, in {TERMS[index]}.",
+        f"truth than that of tcdecomp: {names_of(torch.arange(len(off)) == index)}.",
         "Compare the code with tcdecomp.decompose on a batch of the study's size.",
         {"mean error, nats": off[index].item()},
     )
@@ -178,21 +219,21 @@ def _near(findings: Findings, study: Study) -> bool:
 
     If MI, DWKL and KL are, TC need not be: the errors of two logarithms may cancel in it.
     """
-    answers, reference = _with_kl(study.answers), _with_kl(study.reference)
+    answers, reference = _with_sum(study.answers), _with_sum(study.reference)
     change, change_error = mean(answers - reference)
     middle, middle_error = mean((study.answers + study.reference) / 2)
     margin = OFFSET + findings.rounding * (1 + reference.mean(0).abs())
     alike = change.abs() <= ERRORS * change_error + margin
     # Of two means, the one on the truth's side of their middle is nearer.
     error = (middle_error.square() + study.truth_error.square()).sqrt()
-    nearer = change[:3].sign() * (middle - study.truth) <= ERRORS * error
-    mi, tc, dimension_wise_kl = alike[:3] | nearer
-    return bool(mi & dimension_wise_kl & (tc | alike[3]))
+    right = alike[:-1] | (change[:-1].sign() * (middle - study.truth) <= ERRORS * error)
+    if len(right) == 3:
+        right[1] |= alike[-1]
+    return bool(right.all())
 
 
-def _with_kl(terms: Tensor) -> Tensor:
-    """Return the terms and their sum."""
-    return torch.cat([terms, terms.sum(1, keepdim=True)], 1)
+def _with_sum(answers: Tensor) -> Tensor:
+    return torch.cat([answers, answers.sum(1, keepdim=True)], 1)
 
 
 def clamped(findings: Findings) -> Iterator[Verdict]:
@@ -229,8 +270,8 @@ def order(findings: Findings) -> Iterator[Verdict]:
     if findings.axes or not findings.repeatable:
         return  # another verdict explains the change
     probe, answer = findings.pairs[2]
-    got = findings.subject.read(probe.shuffled()).terms
-    change = relative_errors(got, answer.terms).max().item()
+    got = findings.subject.read(probe.shuffled()).values
+    change = relative_errors(got, answer.values).max().item()
     if change > findings.tolerance(PRECISE):
         yield remark(
             "depends on the order of the batch",
@@ -239,3 +280,6 @@ def order(findings: Findings) -> Iterator[Verdict]:
             "Give all other components the same weight, (N-1)/(N(M-1)).",
             {"largest relative change": change},
         )
+
+
+CHECKS = (departed, axes, unknown, clamped, studied, size, order, precision)

@@ -119,8 +119,8 @@ DEPARTURES: dict[tuple[str, ...], Words] = {
     ),
     ("order",): (
         "terms in the wrong order",
-        "The answers are not MI, TC, DWKL in this order, but {value}.",
-        "Return index-code MI, total correlation and dimension-wise KL in this order.",
+        "The code returns {value} instead of {right}.",
+        "Return {right}.",
     ),
     ("signs",): (
         "sign flipped",

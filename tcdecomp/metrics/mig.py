@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tcdecomp.metrics.columns import FloatArray, list_names
-from tcdecomp.metrics.information import ceilings, measured
+from tcdecomp.metrics.information import information
 from tcdecomp.metrics.inputs import check_choice
-from tcdecomp.metrics.tables import Tables
+from tcdecomp.metrics.limits import ceilings, warn_of_few_rows
+from tcdecomp.metrics.tables import Tables, as_tables
 
 __all__ = ["MutualInfoGap", "mig_score", "mutual_info_gap"]
 
@@ -254,17 +255,20 @@ def mutual_info_gap(
     """
     bins = bins_of(convention)
     _, by_factor = CONVENTIONS[convention]
-    tables, info = measured(
+    tables = as_tables(
         codes,
         factors,
-        correction,
         n_bins=bins if n_bins is None else n_bins,
         strategy=strategy,
         discrete_codes=discrete_codes,
         discrete_factors=discrete_factors,
         sample_weight=sample_weight,
     )
-    gaps, best, runner_up = _gaps(info.share if by_factor else info.share_of_latents())
+    info = information(tables, correction)
+    share = info.share if by_factor else info.share_of_latents()
+    gaps, best, runner_up = _gaps(share)
+    if correction is None:
+        warn_of_few_rows(tables, info, share, runner_up)
     return MutualInfoGap(
         score=float(gaps.mean()),
         gaps=gaps,

@@ -14,8 +14,8 @@ import reference
 from public_faults import FAULTS, RIGHT
 from tcdecomp import TCDecomposition, audit
 from tcdecomp.auditor import probes, subject
+from tcdecomp.auditor.fit import Fit
 from tcdecomp.auditor.forms import COUNTED, DENSITIES, MATRICES, SCALES, Form
-from tcdecomp.auditor.search import explain
 from tcdecomp.auditor.subject import Answer
 from tcdecomp.auditor.words import DEPARTURES
 from tcdecomp.dataset.decomposition import decompose_dataset
@@ -474,9 +474,9 @@ def test_no_two_forms_give_the_same_answers(field):
     batches = probes.ordinary(generator())
     for form in forms:
         answers = [form.predict(batch).expand(2, 3) for batch in batches]
-        found = explain(
-            [(b, Answer(a, a[0] > torch.inf)) for b, a in zip(batches, answers, strict=True)]
-        )
+        pairs = [(b, Answer(a, a[0] > torch.inf)) for b, a in zip(batches, answers, strict=True)]
+        code_of = subject.Subject(code.mss, torch.device("cpu"), torch.float64)
+        found = Fit(code_of, pairs, 1e-4).explain()
         assert found.form == form
         assert found.error < 1e-12
 
