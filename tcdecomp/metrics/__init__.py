@@ -17,6 +17,7 @@ from tcdecomp.metrics.matched import MatchedInformation, matched_information_sco
 from tcdecomp.metrics.mcc import linear_r2_score, mcc_score
 from tcdecomp.metrics.mig import MutualInfoGap, mig_score, mutual_info_gap
 from tcdecomp.metrics.modularity import explicitness_score, modularity_score
+from tcdecomp.metrics.neighbours import neighbour_information
 from tcdecomp.metrics.sap import sap_score
 from tcdecomp.metrics.scorer import mig_scorer
 from tcdecomp.metrics.tables import Tables, contingency_tables
@@ -46,6 +47,7 @@ __all__ = [
     "mig_sup_score",
     "modularity_score",
     "mutual_info_gap",
+    "neighbour_information",
     "pairwise_information",
     "pairwise_information_score",
     "sap_score",

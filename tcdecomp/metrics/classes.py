@@ -43,15 +43,15 @@ class Classes:
         return Classes(np.union1d(self.values, other.values))
 
 
-def find_classes(columns: Columns, numbers: str) -> list[Classes]:
+def find_classes(columns: Columns, as_numbers: str) -> list[Classes]:
     """Return the classes of each column.
 
     Parameters
     ----------
     columns : Columns
         Without missing values.
-    numbers : str
-        How the caller says that columns hold numbers, for the errors.
+    as_numbers : str
+        What to do if a column holds numbers and not labels, for the errors.
 
     Raises
     ------
@@ -67,8 +67,8 @@ def find_classes(columns: Columns, numbers: str) -> list[Classes]:
     """
     pairs = zip(columns.names, columns.arrays, strict=True)
     classes = [_find(columns.argument, name, array) for name, array in pairs]
-    _refuse_continuous(columns, classes, numbers)
-    _refuse_row_numbers(columns, classes, numbers)
+    _refuse_continuous(columns, classes, as_numbers)
+    _refuse_row_numbers(columns, classes, as_numbers)
     for name, array, found in zip(columns.names, columns.arrays, classes, strict=True):
         _warn_of_rounding(columns.argument, name, array, found.values)
     return classes
@@ -113,7 +113,7 @@ def _is_dense(values: NDArray[Any]) -> bool:
     return high - low < 1 << 16 and low > -(1 << 62) and high < 1 << 62
 
 
-def _refuse_continuous(columns: Columns, classes: Sequence[Classes], numbers: str) -> None:
+def _refuse_continuous(columns: Columns, classes: Sequence[Classes], as_numbers: str) -> None:
     n, _ = columns.shape
     pairs = zip(columns.arrays, classes, strict=True)
     if suspects := columns.named(
@@ -121,18 +121,18 @@ def _refuse_continuous(columns: Columns, classes: Sequence[Classes], numbers: st
     ):
         raise ValueError(
             f"{columns.argument} look continuous in {list_names(suspects)}: floats with more "
-            f"distinct values than a fifth of the {n} rows, and each value would be a class. Pass "
-            f"{numbers} to bin them, or a list with one bool per column"
+            f"distinct values than a fifth of the {n} rows, and each value would be a class. If "
+            f"they are quantities, {as_numbers}"
         )
 
 
-def _refuse_row_numbers(columns: Columns, classes: Sequence[Classes], numbers: str) -> None:
+def _refuse_row_numbers(columns: Columns, classes: Sequence[Classes], as_numbers: str) -> None:
     n, _ = columns.shape
     if n > 10 and (suspects := columns.named(len(found) == n for found in classes)):
         raise ValueError(
             f"{columns.argument} must not have a different value in every row, as a row number or "
             f"an identifier has; got {n} values in {n} rows in {list_names(suspects)}. Leave that "
-            f"column out, or pass {numbers} if it is a quantity"
+            f"column out. If it is a quantity, {as_numbers}"
         )
 
 

@@ -26,7 +26,7 @@ def code_latents(
     flags = [False] * codes.shape[1]
     if discrete is not None:
         flags = read_flags(discrete, "discrete_codes", "latent", codes.shape[1])
-    codings = _code(codes, flags, binning, weight, "discrete_codes=False")
+    codings = _code(codes, flags, binning, weight, "discrete_codes", "latent")
     _warn_of_lost(codes, codings, binning)
     if discrete is None:
         _warn_of_merged(codes, codings)
@@ -39,7 +39,7 @@ def code_factors(
     """Return the coding of each factor. ``discrete`` is one bool, or one for each factor."""
     flags = read_flags(discrete, "discrete_factors", "factor", factors.shape[1])
     factors.refuse_missing()
-    codings = _code(factors, flags, binning, weight, "discrete_factors=False")
+    codings = _code(factors, flags, binning, weight, "discrete_factors", "factor")
     refuse_single(factors, (len(coding) == 1 for coding in codings))
     return codings
 
@@ -49,15 +49,16 @@ def _code(
     discrete: Sequence[bool],
     binning: Binning,
     weight: FloatArray | None,
-    numbers: str,
+    option: str,
+    column: str,
 ) -> list[Coding]:
-    option = numbers.split("=")[0]
     binned = columns.chosen([not flag for flag in discrete])
     remedy = f", which cannot be binned: mark it as discrete in {option}"
     bins = iter(binning.fit(binned.as_floats(remedy), weight) if binned.names else ())
     labels = columns.chosen(discrete)
     labels.refuse_missing()
-    classes = iter(find_classes(labels, numbers))
+    as_numbers = f"pass {option}=False, or a list with one bool per {column}"
+    classes = iter(find_classes(labels, as_numbers))
     return [next(classes) if flag else next(bins) for flag in discrete]
 
 

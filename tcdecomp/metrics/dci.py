@@ -119,7 +119,7 @@ def dci_score(
     """
     from sklearn.utils.parallel import Parallel, delayed
 
-    samples = read_samples(codes, factors, discrete_factors, sample_weight)
+    samples = read_samples(codes, factors, discrete_factors, sample_weight, optional=True)
     train, test = split_rows(samples, test_size, random_state)
     models = [_model(estimator, flag, random_state) for flag in samples.discrete]
     results = Parallel(n_jobs=n_jobs)(

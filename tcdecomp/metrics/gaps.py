@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tcdecomp.metrics.columns import FloatArray
-from tcdecomp.metrics.information import entropy, information
+from tcdecomp.metrics.information import entropy, measured
 from tcdecomp.metrics.inputs import check_choice
-from tcdecomp.metrics.tables import TableOptions, Tables, as_tables
+from tcdecomp.metrics.tables import TableOptions, Tables
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -79,7 +79,7 @@ def mig_sup_score(
     """
     check_choice("dead_latents", dead_latents, ("zero", "ignore"))
     check_choice("convention", convention, (None, "ubisoft"))
-    info = information(as_tables(codes, factors, **options), correction)
+    _, info = measured(codes, factors, correction, **options)
     share = info.share if convention is None else info.share_of_latents()
     ranked = np.sort(np.column_stack([share, np.zeros(len(share))]), axis=1)
     gaps = ranked[:, -1] - ranked[:, -2]
@@ -142,8 +142,7 @@ def jemmig_score(
     >>> round(jemmig_score(factors, factors), 2)
     1.0
     """
-    tables = as_tables(codes, factors, **options)
-    info = information(tables, correction)
+    tables, info = measured(codes, factors, correction, **options)
     joint = np.stack([entropy(part.reshape(len(part), -1)) for part in tables.split()], 1)
     ranked = np.sort(np.vstack([info.mutual, np.zeros(len(tables.sizes))]), axis=0)
     excess = joint - info.mutual + ranked[-2]
@@ -206,7 +205,7 @@ def dcimig_score(
     >>> round(dcimig_score(factors, factors), 2)
     1.0
     """
-    info = information(as_tables(codes, factors, **options), correction)
+    _, info = measured(codes, factors, correction, **options)
     ranked = np.sort(np.column_stack([info.mutual, np.zeros(len(info.mutual))]), axis=1)
     gaps: FloatArray = ranked[:, -1] - ranked[:, -2]
     best = np.zeros(len(info.factor))

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from tcdecomp.metrics.columns import FloatArray
 from tcdecomp.metrics.information import entropy, information
 from tcdecomp.metrics.inputs import check_choice
+from tcdecomp.metrics.neighbours import of_neighbours
 from tcdecomp.metrics.samples import Samples, read_samples, standardised
 from tcdecomp.metrics.tables import contingency_tables
 
@@ -130,10 +131,8 @@ def infomec_score(
         tables = contingency_tables(samples.codes, labels, discrete_codes=True)
         normalised = information(tables).share
     else:
-        mutual = knn_information(samples.codes, labels, n_neighbors, random_state)
+        mutual = of_neighbours(samples, n_neighbors, random_state, capped=convention is None)
         normalised = mutual / whole
-        if convention is None:
-            normalised = np.clip(normalised, 0, 1)
     if convention is None:
         active &= normalised.any(1)
     if not active.any():
@@ -146,32 +145,6 @@ def infomec_score(
         normalised_information=normalised,
         active=active,
     )
-
-
-def knn_information(
-    codes: FloatArray, labels: NDArray[np.intp], n_neighbors: int, random_state: Any
-) -> FloatArray:
-    """Return the nearest-neighbour estimate of each latent's information on each factor, (D, K)."""
-    from sklearn.feature_selection import mutual_info_classif
-
-    n = len(codes)
-    if not (isinstance(n_neighbors, int | np.integer) and 0 < n_neighbors < n):
-        raise ValueError(
-            f"n_neighbors must be an int from 1 to n - 1 = {n - 1}; got {n_neighbors!r}"
-        )
-    columns = standardised(codes)
-    mutual = [
-        mutual_info_classif(
-            columns,
-            label,
-            discrete_features=False,
-            n_neighbors=n_neighbors,
-            random_state=random_state,
-        )
-        for label in labels.T
-    ]
-    varies = np.ptp(codes, axis=0) > 0  # of a constant, scikit-learn sees the noise that it adds
-    return np.asarray(np.stack(mutual, 1) * varies[:, None])
 
 
 def _concentration(share: FloatArray) -> float:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import heapq
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tcdecomp.metrics.columns import FloatArray
+from tcdecomp.metrics.columns import FloatArray, warn_caller
 from tcdecomp.metrics.inputs import check_choice
-from tcdecomp.metrics.tables import Tables
+from tcdecomp.metrics.tables import TableOptions, Tables, as_tables
 
-__all__ = ["Information", "entropy", "information"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Information", "ceilings", "entropy", "information", "measured"]
 
 
 class Information(NamedTuple):
@@ -37,6 +41,21 @@ class Information(NamedTuple):
         """Return I(z_j; v_k) / H(z_j), shape (D, K); 0 for constant latents."""
         entropy = np.broadcast_to(self.latent[:, None], self.mutual.shape)
         return np.divide(self.mutual, entropy, out=np.zeros_like(self.mutual), where=entropy > 0)
+
+
+def measured(
+    codes: Any, factors: Any, correction: str | None, **options: Unpack[TableOptions]
+) -> tuple[Tables, Information]:
+    """Return the tables of codes and factors, and the information in them.
+
+    Warns if few rows make the information of the second best latent of a factor too high, by more
+    than 2 % of the entropy.
+    """
+    tables = as_tables(codes, factors, **options)
+    info = information(tables, correction)
+    if correction is None and len(info.share) > 1 and not (tables.counts % 1).any():
+        _warn_of_few_rows(tables, info)
+    return tables, info
 
 
 def information(tables: Tables, correction: str | None = None) -> Information:
@@ -81,6 +100,21 @@ def information(tables: Tables, correction: str | None = None) -> Information:
     return Information(mutual, factor, latent, share)
 
 
+def ceilings(tables: Tables) -> FloatArray:
+    """Return the entropy that is left in as many classes as there are bins, as a share."""
+    n_bins = tables.labels.max()
+    largest = []
+    for part in tables.split():
+        counts = part[0].sum(0)
+        merged = counts[counts > 0].tolist()
+        heapq.heapify(merged)
+        while len(merged) > n_bins:  # the two rarest become one
+            heapq.heapreplace(merged, heapq.heappop(merged) + merged[0])
+        left, whole = (entropy(np.array(c)) for c in (merged, counts))
+        largest.append(1.0 if len(merged) == np.count_nonzero(counts) else left / whole)
+    return np.array(largest)
+
+
 def entropy(counts: FloatArray) -> FloatArray:
     """Return the plug-in entropy of counts along their last axis, in nats."""
     p = counts / counts.sum(-1, keepdims=True)
@@ -114,3 +148,19 @@ def _expected(cells: FloatArray) -> FloatArray:
 
     tables = [cell[cell.any(1)][:, cell.any(0)].astype(np.int64) for cell in cells]
     return np.array([expected_mutual_information(table, int(table.sum())) for table in tables])
+
+
+def _warn_of_few_rows(tables: Tables, info: Information) -> None:
+    second = np.argsort(info.share, axis=0)[-2]
+    occupied = tables.counts.any(2).sum(1)
+    cards = np.array([np.count_nonzero(part[0].sum(0)) for part in tables.split()])
+    bias = (occupied[second] - 1) * (cards - 1) / (2 * tables.total * info.factor)
+    part = np.minimum(bias, info.share[second, np.arange(len(cards))])  # at most all of it is bias
+    if part.max() > 0.02:
+        worst = int(part.argmax())
+        warn_caller(
+            f"{tables.total:.0f} rows are few for so many bins: the information of latents on "
+            f"factor {tables.factor_names[worst]!r} is too high, by about {part[worst]:.2f} of its "
+            f"entropy. Use at least {tables.total * bias.max() / 0.02:.0f} rows or fewer bins, or "
+            "pass correction='miller-madow'"
+        )

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tcdecomp.metrics.columns import FloatArray
 from tcdecomp.metrics.inputs import check_choice
-from tcdecomp.metrics.samples import Samples, read_samples, standardised
+from tcdecomp.metrics.samples import Samples, deviations, read_samples, standardised
 
 __all__ = ["beta_vae_score", "factor_vae_score"]
 
@@ -94,11 +94,9 @@ def factor_vae_score(
     rng, sizes = _checked(random_state, n_train=n_train, n_test=n_test, group_size=group_size)
     if not threshold >= 0:
         raise ValueError(f"threshold must be at least 0; got {threshold}")
-    shifted = samples.codes - samples.codes[0]
-    mean = np.average(shifted, axis=0, weights=samples.weight)
-    deviation = np.sqrt(np.average((shifted - mean) ** 2, axis=0, weights=samples.weight))
+    deviation = deviations(samples.codes, samples.weight)
     lowest = threshold if convention else threshold * deviation.max()
-    active = (deviation > lowest) & (np.ptp(shifted, axis=0) > 0)
+    active = (deviation > lowest) & (deviation > 0)
     if not active.any():
         raise ValueError(
             f"codes must have a latent with a standard deviation above {lowest:.3g}; "

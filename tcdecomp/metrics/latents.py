@@ -13,6 +13,7 @@ from tcdecomp.metrics.coding import code_latents
 from tcdecomp.metrics.columns import FloatArray
 from tcdecomp.metrics.information import information
 from tcdecomp.metrics.inputs import check_choice, read_rows
+from tcdecomp.metrics.samples import deviations
 from tcdecomp.metrics.tables import Tables, count_cells
 
 __all__ = ["active_units_score", "pairwise_information", "pairwise_information_score"]
@@ -165,7 +166,4 @@ def active_units_score(
     if not threshold >= 0:
         raise ValueError(f"threshold must be at least 0; got {threshold}")
     columns, weight = read_rows(codes, sample_weight)
-    shifted = columns.as_floats() - columns.as_floats()[0]  # a constant has variance 0 exactly
-    mean = np.average(shifted, axis=0, weights=weight)
-    variance = np.average((shifted - mean) ** 2, axis=0, weights=weight)
-    return int((variance > threshold).sum())
+    return int((deviations(columns.as_floats(), weight) ** 2 > threshold).sum())

@@ -50,14 +50,15 @@ def matched_information_score(
     n_bins: Any = 10,
     strategy: str = "uniform",
     discrete_codes: bool | Sequence[bool] | None = None,
+    discrete_factors: bool | Sequence[bool] = True,
     sample_weight: ArrayLike | None = None,
     correction: str | None = None,
 ) -> MatchedInformation:
     r"""Return how well single latents tell single categories from the rest.
 
-    Each value of each factor is a category c, and :math:`N_{jc} = I(z_j; [v = c]) / H([v = c])`.
-    The matching is that of the Hungarian method, :math:`\max_\pi \sum_c N_{\pi(c) c}` over the
-    number of categories.
+    Each value, or bin, of each factor is a category c, and
+    :math:`N_{jc} = I(z_j; [v = c]) / H([v = c])`. The matching is that of the Hungarian method,
+    :math:`\max_\pi \sum_c N_{\pi(c) c}` over the number of categories.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def matched_information_score(
         One row per item, or finished tables.
     factors : array_like, shape (n, K) or (n,)
         The labels of the same items, such as cell types.
-    n_bins, strategy, discrete_codes, sample_weight, correction : optional
+    n_bins, strategy, discrete_codes, discrete_factors, sample_weight, correction : optional
         As in :func:`tcdecomp.mig_score`, but with 10 bins.
 
     Returns
@@ -100,6 +101,7 @@ def matched_information_score(
         n_bins=n_bins,
         strategy=strategy,
         discrete_codes=discrete_codes,
+        discrete_factors=discrete_factors,
         sample_weight=sample_weight,
     )
     share = information(_by_category(tables), correction).share

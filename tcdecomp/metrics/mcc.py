@@ -75,7 +75,7 @@ def mcc_score(
     from scipy.optimize import linear_sum_assignment  # scikit-learn brings scipy
 
     check_choice("method", method, ("pearson", "spearman"))
-    samples = read_samples(codes, factors, False, sample_weight, only_numbers=True)
+    samples = read_samples(codes, factors, False, sample_weight)
     z, v = samples.codes, np.stack(samples.factors, 1)
     if method == "spearman":
         z, v = (_ranks(columns, samples.weight) for columns in (z, v))
@@ -140,7 +140,7 @@ def linear_r2_score(
     """
     from sklearn.linear_model import LinearRegression
 
-    samples = read_samples(codes, factors, False, sample_weight, only_numbers=True)
+    samples = read_samples(codes, factors, False, sample_weight)
     train, test = split_rows(samples, test_size, random_state)
     fitted = LinearRegression().fit(train.codes, np.stack(train.factors, 1), train.weight)
     return float(fitted.score(test.codes, np.stack(test.factors, 1), test.weight))

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tcdecomp.metrics.columns import FloatArray, list_names
-from tcdecomp.metrics.information import information
+from tcdecomp.metrics.information import ceilings, measured
 from tcdecomp.metrics.inputs import check_choice
-from tcdecomp.metrics.limits import ceilings, warn_of_few_rows
-from tcdecomp.metrics.tables import Tables, as_tables
+from tcdecomp.metrics.tables import Tables
 
 __all__ = ["MutualInfoGap", "mig_score", "mutual_info_gap"]
 
@@ -255,20 +254,17 @@ def mutual_info_gap(
     """
     bins = bins_of(convention)
     _, by_factor = CONVENTIONS[convention]
-    tables = as_tables(
+    tables, info = measured(
         codes,
         factors,
+        correction,
         n_bins=bins if n_bins is None else n_bins,
         strategy=strategy,
         discrete_codes=discrete_codes,
         discrete_factors=discrete_factors,
         sample_weight=sample_weight,
     )
-    info = information(tables, correction)
-    share = info.share if by_factor else info.share_of_latents()
-    gaps, best, runner_up = _gaps(share)
-    if correction is None:
-        warn_of_few_rows(tables, info, share, runner_up)
+    gaps, best, runner_up = _gaps(info.share if by_factor else info.share_of_latents())
     return MutualInfoGap(
         score=float(gaps.mean()),
         gaps=gaps,

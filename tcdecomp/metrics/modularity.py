@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tcdecomp.metrics.information import information
+from tcdecomp.metrics.information import measured
 from tcdecomp.metrics.inputs import check_choice
 from tcdecomp.metrics.samples import read_samples, split_rows, standardised
-from tcdecomp.metrics.tables import TableOptions, Tables, as_tables
+from tcdecomp.metrics.tables import TableOptions, Tables
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -80,11 +80,11 @@ def modularity_score(
     1.0
     """
     check_choice("dead_latents", dead_latents, ("zero", "ignore"))
-    tables = as_tables(codes, factors, **options)
-    n_factors = len(tables.sizes)
+    _, info = measured(codes, factors, correction, **options)
+    n_factors = len(info.factor)
     if n_factors == 1:
         raise ValueError("modularity needs at least two factors; got one")
-    squared = information(tables, correction).mutual ** 2
+    squared = info.mutual**2
     largest = squared.max(1)
     live = largest > 0
     if not live.any():

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tcdecomp.metrics.classes import find_classes
-from tcdecomp.metrics.columns import FloatArray
+from tcdecomp.metrics.columns import Columns, FloatArray
 from tcdecomp.metrics.inputs import read_flags, read_pair, refuse_single
 
-__all__ = ["Samples", "correlations", "read_samples", "split_rows", "standardised"]
+__all__ = ["Samples", "correlations", "deviations", "read_samples", "split_rows", "standardised"]
 
 
 class Samples(NamedTuple):
@@ -46,12 +46,12 @@ def read_samples(
     sample_weight: ArrayLike | None = None,
     *,
     discrete_codes: bool = False,
-    only_numbers: bool = False,
+    optional: bool = False,
 ) -> Samples:
     """Read codes and factors.
 
-    With ``discrete_codes``, the codes are the labels 0, 1, ... With ``only_numbers``, no factor is
-    discrete, and errors do not offer it.
+    With ``discrete_codes``, the codes are the labels 0, 1, ... ``optional`` says that the score has
+    the option ``discrete_factors``, which errors then offer.
 
     Raises
     ------
@@ -59,25 +59,33 @@ def read_samples(
         As :func:`tcdecomp.mig_score` does.
     """
     latents, targets, weight = read_pair(codes, factors, sample_weight)
-    flags = False if only_numbers else discrete_factors
-    discrete = read_flags(flags, "discrete_factors", "factor", targets.shape[1])
-    targets.refuse_missing()
-    labels = targets.chosen(discrete)
-    classes = find_classes(labels, "discrete_factors=False")
-    numbers = targets.chosen([not flag for flag in discrete])
-    remedy = ", which is no number: mark it as discrete in discrete_factors"
-    if only_numbers:
-        remedy = ". This score compares numbers: give labels numbers that have a meaning"
-    found = iter(c.label(array) for c, array in zip(classes, labels.arrays, strict=True))
-    given = iter(numbers.as_floats(remedy).T if numbers.names else ())
-    columns = [next(found) if flag else next(given) for flag in discrete]
-    refuse_single(targets, ((column == column[0]).all() for column in columns))
+    discrete = read_flags(discrete_factors, "discrete_factors", "factor", targets.shape[1])
+    columns = _read_factors(targets, discrete, optional)
     if not discrete_codes:
         return Samples(latents.as_floats(), columns, discrete, weight)
     latents.refuse_missing()
-    pairs = zip(find_classes(latents, "discrete_codes=False"), latents.arrays, strict=True)
-    numbered = np.stack([found.label(array) for found, array in pairs], 1).astype(float)
-    return Samples(numbered, columns, discrete, weight)
+    classes = find_classes(latents, "pass discrete_codes=False")
+    pairs = zip(classes, latents.arrays, strict=True)
+    labels = np.stack([found.label(array) for found, array in pairs], 1)
+    return Samples(labels.astype(np.float64), columns, discrete, weight)
+
+
+def _read_factors(targets: Columns, discrete: list[bool], optional: bool) -> list[NDArray[Any]]:
+    """Return the labels of discrete factors, and the numbers of the others."""
+    as_numbers = "bin that column first, for example with numpy.digitize: this score needs classes"
+    as_labels = ". This score compares numbers: give labels numbers that have a meaning"
+    if optional:
+        as_numbers = "pass discrete_factors=False, or a list with one bool per factor"
+        as_labels = ", which is no number: mark it as discrete in discrete_factors"
+    targets.refuse_missing()
+    labels = targets.chosen(discrete)
+    numbers = targets.chosen([not flag for flag in discrete])
+    pairs = zip(find_classes(labels, as_numbers), labels.arrays, strict=True)
+    found = iter([classes.label(array) for classes, array in pairs])
+    given = iter(numbers.as_floats(as_labels).T if numbers.names else ())
+    columns = [next(found) if flag else next(given) for flag in discrete]
+    refuse_single(targets, ((column == column[0]).all() for column in columns))
+    return columns
 
 
 def split_rows(
@@ -105,13 +113,18 @@ def split_rows(
     return samples.rows(np.flatnonzero(~test)), samples.rows(np.flatnonzero(test))
 
 
-def standardised(codes: FloatArray, weight: FloatArray | None = None) -> FloatArray:
-    """Return columns of mean 0 and variance 1; constant columns become exactly 0."""
+def deviations(codes: FloatArray, weight: FloatArray | None = None) -> FloatArray:
+    """Return the standard deviation of each column; exactly 0 for constant columns."""
     shifted = codes - codes[0]  # a constant column has mean 0 exactly
     centred = shifted - np.average(shifted, axis=0, weights=weight)
-    deviation = np.sqrt(np.average(centred**2, axis=0, weights=weight))
-    constant = np.ptp(codes, axis=0) == 0
-    return np.asarray(np.divide(centred, deviation, out=np.zeros_like(centred), where=~constant))
+    return np.asarray(np.sqrt(np.average(centred**2, axis=0, weights=weight)))
+
+
+def standardised(codes: FloatArray, weight: FloatArray | None = None) -> FloatArray:
+    """Return columns of mean 0 and variance 1; constant columns become exactly 0."""
+    centred = codes - np.average(codes, axis=0, weights=weight)
+    deviation = deviations(codes, weight)
+    return np.asarray(np.divide(centred, deviation, out=np.zeros_like(codes), where=deviation > 0))
 
 
 def correlations(a: FloatArray, b: FloatArray, weight: FloatArray | None = None) -> FloatArray:

@@ -88,7 +88,7 @@ def sap_score(
     1.0
     """
     check_choice("convention", convention, (None, "disentanglement_lib"))
-    samples = read_samples(codes, factors, discrete_factors, sample_weight)
+    samples = read_samples(codes, factors, discrete_factors, sample_weight, optional=True)
     if convention is None:
         samples = samples._replace(codes=standardised(samples.codes, samples.weight))
     # one more latent without information: it is the second best if D = 1

@@ -242,17 +242,17 @@ def posterior_grid(seed, cards, D, scale, mode) -> Case:  # noqa: N803
     factors = np.indices(cards).reshape(len(cards), -1).T.astype(np.int64)
     n, n_factors = factors.shape
     units = 2.0 * _units(factors, cards) - 1.0
-    rng.random((n, D))  # the draws of the posteriors' widths, which are not used here
+    draws = rng.random((n, D))  # of the posteriors' widths
     codes = np.zeros((n, D))
     if mode == "axis":
         for d in range(min(n_factors, D)):
             codes[:, d] = scale * units[:, d]
-        return {"codes": codes, "factors": factors}
+        return {"codes": codes, "factors": factors, "draws": draws}
     mixing = 2.0 * rng.random((n_factors, D)) - 1.0
     for k in range(n_factors):
         for d in range(D):
             codes[:, d] += scale * units[:, k] * mixing[k, d]
-    return {"codes": codes, "factors": factors}
+    return {"codes": codes, "factors": factors, "draws": draws}
 
 
 GENERATORS: dict[str, Callable[..., Any]] = {

@@ -209,7 +209,8 @@ BAD_FACTORS = {
     "continuous": (
         {"factors": np.column_stack([V, UNIT])},
         r"^factors look continuous in 'v1': floats with more distinct values than a fifth of the "
-        r"60 rows, .* Pass discrete_factors=False to bin them, or a list with one bool per column$",
+        r"60 rows, .* If they are quantities, (pass discrete_factors=False, or a list with one "
+        r"bool per factor|bin that column first, for example with numpy.digitize: .* classes)$",
     ),
     "continuous where marked": (
         {"factors": np.column_stack([UNIT, UNIT]), "discrete_factors": [False, True]},
@@ -423,6 +424,24 @@ def test_numbers_out_of_range(option, value, message):
         s for s in SCORES if (s, option, value) != (metrics.active_units_score, "threshold", 1e9)
     ]
     assert_refused(scores, {option: value}, ValueError, message)
+
+
+@pytest.mark.parametrize(
+    "score", [s for s in WITH_FACTORS if s not in OF_NUMBERS], ids=lambda score: score.__name__
+)
+def test_the_remedies_for_factors_of_numbers(score):
+    rng = np.random.default_rng(0)
+    numbers = rng.random((400, 2))
+    codes = numbers + 0.01 * rng.standard_normal((400, 2))
+    known = {"test_size": 0.3, "random_state": 0, "n_train": 50, "n_test": 50}
+    options = {name: value for name, value in known.items() if name in options_of(score)}
+    with pytest.raises(ValueError, match="factors look continuous") as error:
+        score(codes, numbers, **options)
+    if "numpy.digitize" in str(error.value):
+        score(codes, np.digitize(numbers, [0.25, 0.5, 0.75]), **options)
+    else:
+        assert "discrete_factors=False" in str(error.value)
+        score(codes, numbers, discrete_factors=False, **options)
 
 
 def test_an_estimator_that_is_none():

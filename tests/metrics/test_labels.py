@@ -128,7 +128,7 @@ def test_the_number_of_a_row_is_no_factor(index):
 
 def test_a_quantity_that_differs_in_every_row_is_binned():
     order = np.arange(500)
-    with pytest.raises(ValueError, match=r"pass discrete_factors=False if it is a quantity"):
+    with pytest.raises(ValueError, match=r"If it is a quantity, pass discrete_factors=False"):
         mig_score(order[:, None] / 500, order)
     assert mig_score(order[:, None] / 500, order, discrete_factors=False) == pytest.approx(1)
 

@@ -262,7 +262,7 @@ def test_few_rows_are_warned_of():
     rng = np.random.default_rng(0)
     factors = rng.integers(0, 10, (300, 2))
     codes = factors + 0.1 * rng.standard_normal((300, 2))
-    message = "300 rows are few for so many bins: .* too low, by about 0.1"
+    message = "300 rows are few for so many bins: .* too high, by about 0.1"
     with pytest.warns(UserWarning, match=message) as seen:
         score = mig_score(codes, factors)
     assert seen[0].filename == __file__

@@ -336,3 +336,39 @@ def test_information_of_neighbours_is_capped():
     assert (result.normalised_information[0] == 0).all()
     assert (result.normalised_information <= 1).all()
     assert result.active.tolist()[0] is False
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, -0.9])
+def test_information_of_neighbours_for_normal_columns(correlation):
+    a, b = np.random.default_rng(1).standard_normal((2, 4000))
+    codes = np.column_stack([correlation * a + np.sqrt(1 - correlation**2) * b, np.ones(4000)])
+    found = m.neighbour_information(codes, a, discrete_factors=False)
+    expected = -np.log1p(-(correlation**2)) / 2
+    np.testing.assert_allclose(found[:, 0], [expected, 0], atol=0.04)
+
+
+def test_information_of_neighbours_for_classes():
+    """Three intervals that overlap by half of their length: log 3 less 2/3 of log 2."""
+    rng = np.random.default_rng(1)
+    label = rng.integers(0, 3, 6000)
+    codes = (label / 2 + rng.random(6000))[:, None]
+    found = m.neighbour_information(codes, np.array(["a", "b", "c"])[label])
+    assert found[0, 0] == pytest.approx(np.log(3) - 2 / 3 * np.log(2), abs=0.03)
+    names = np.column_stack([label, rng.permutation(label)])
+    both = m.neighbour_information(np.column_stack([codes, 5 * label[:, None]]), names)
+    assert (both <= np.log(3) + 1e-3).all()
+    np.testing.assert_allclose(both[:, 1], 0, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "score", [m.mig_score, m.mig_sup_score, m.jemmig_score, m.dcimig_score, m.modularity_score]
+)
+@pytest.mark.filterwarnings("error:.* rows are few")
+def test_every_table_score_warns_of_few_rows(score):
+    factors = RNG.integers(0, 10, (300, 2))
+    codes = factors + 0.1 * RNG.standard_normal((300, 2))
+    with pytest.warns(UserWarning, match="300 rows are few for so many bins"):
+        score(codes, factors)
+    score(codes, factors, correction="miller-madow")
+    score(codes, factors, sample_weight=np.full(300, 0.5))
+    score(factors * 1.0, np.column_stack([factors[:, 0] > 4, factors[:, 1] > 4]), n_bins=2)

@@ -1,5 +1,8 @@
 """Contingency tables: counts, sums of parts, tables made elsewhere, and the bins behind them."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.preprocessing import KBinsDiscretizer
 
+import data
+from data.mig_cases import make_case
 from tcdecomp.metrics import Tables, contingency_tables, mig_score, mutual_info_gap
 from tcdecomp.metrics.bins import Binning, Bins
 
@@ -276,3 +281,36 @@ def test_robust_bins_keep_a_perfect_code_of_few_values():
     gap = mutual_info_gap(values[:, None], (values > 1e-10) * 1 + (values > 1) + (values > 10))
     robust = mutual_info_gap(values[:, None], values.astype(str), strategy="robust")
     assert gap.score < 0.9 < robust.score == pytest.approx(1)
+
+
+def tabulated(means, deviations, factors):
+    """q(z_j, v_k) on a grid of half the smallest deviation, 8 deviations beyond the means."""
+    _, n_latents = means.shape
+    step = deviations.min() / 2
+    span = np.abs(means).max() + 8 * deviations.max()
+    grid = np.arange(-span, span, step)
+    cards = factors.max(0) + 1
+    counts = np.zeros((n_latents, len(grid), cards.sum()))
+    for mean, deviation, values in zip(means, deviations, factors, strict=True):
+        z = (grid[None] - mean[:, None]) / deviation[:, None]
+        density = np.exp(-(z**2) / 2) / deviation[:, None] * step / np.sqrt(2 * np.pi) / len(means)
+        for k, value in enumerate(values):
+            counts[:, :, cards[:k].sum() + value] += density
+    return Tables(counts, tuple(cards))
+
+
+REFERENCE = json.loads((Path(data.__file__).parent / "score_reference.json").read_text("utf-8"))
+DENSITIES = {name: case["density"] for name, case in REFERENCE.items() if "density" in case}
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_tables_of_posterior_densities_give_the_mig_of_the_paper(name):
+    case, expected = make_case(name), DENSITIES[name]
+    low, high = expected["deviations"]
+    deviations = low + (high - low) * case["draws"]
+    if expected["dead"]:
+        deviations[:, case["factors"].shape[1] :] = 1
+    gap = mutual_info_gap(tabulated(case["codes"], deviations, case["factors"]))
+    np.testing.assert_allclose(gap.gaps, expected["gaps"], rtol=0, atol=1e-7)
+    np.testing.assert_allclose(gap.mutual_info.T, expected["mutual_info"], rtol=0, atol=1e-7)
+    assert gap.score == pytest.approx(expected["mig"], abs=1e-7)
