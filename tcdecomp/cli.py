@@ -36,7 +36,9 @@ FILE is an npz file, as numpy.savez writes it, with these arrays of the N items 
 
 Arrays with other names are not read; stderr names them. Nothing is unpickled."""
 _OPTIONS = {
+    "discrete_factors=False, or a list with one bool per factor": "--continuous",
     "discrete_factors=False": "--continuous",
+    "discrete_codes=False, or a list with one bool per latent": "--no-discrete-codes",
     "discrete_codes=True": "--discrete-codes",
     "discrete_codes=False": "--no-discrete-codes",
     "correction='miller-madow'": "--correction miller-madow",
