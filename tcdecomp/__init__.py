@@ -1,5 +1,6 @@
 """See, steer and measure what the KL term of a variational autoencoder does."""
 
+from tcdecomp import displays as displays
 from tcdecomp import metrics as metrics
 from tcdecomp import presets as presets
 from tcdecomp import schedules as schedules
@@ -7,6 +8,7 @@ from tcdecomp import testing as testing
 from tcdecomp.auditor import audit
 from tcdecomp.dataset import decompose_dataset, decompose_groups
 from tcdecomp.decomposition import decompose
+from tcdecomp.disentanglement import compare, disentanglement_report
 from tcdecomp.loss import TCDecomposition
 from tcdecomp.metrics import mig_score, mutual_info_gap
 from tcdecomp.minibatch import Bracket, PosteriorBank, decompose_family, decompose_sites
@@ -28,11 +30,13 @@ __all__ = [
     "Terms",
     "attach",
     "audit",
+    "compare",
     "decompose",
     "decompose_dataset",
     "decompose_family",
     "decompose_groups",
     "decompose_sites",
+    "disentanglement_report",
     "encode",
     "find_seam",
     "hookimpl",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 __all__ = ["decimal", "table"]
 
@@ -13,18 +13,19 @@ def decimal(value: float) -> str:
     return f"{round(value, 4) + 0:.4f}" if abs(value) < 1e9 else f"{value:.4e}"
 
 
-def table(rows: Iterable[Sequence[str]], *, numbers: bool = True) -> str:
+def table(rows: Iterable[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
     """Return rows as lines of aligned columns.
 
     Parameters
     ----------
     rows : iterable of sequences of str
         The cells, equally many in each row.
-    numbers : bool
-        Whether all columns but the first hold numbers, which are aligned to the right.
+    left : collection of int
+        The columns that are aligned to the left. Numbers stand to the right.
     """
-    rows = list(rows)
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    align = str.rjust if numbers else str.ljust
-    lines = ("  ".join([row[0].ljust(first), *map(align, row[1:], others)]) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    columns = [
+        [cell.ljust(width) if index in left else cell.rjust(width) for cell in column]
+        for index, column in enumerate(zip(*rows, strict=True))
+        for width in [max(map(len, column))]
+    ]
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))

@@ -148,6 +148,13 @@ def _add_score(commands: Any) -> None:
         help="the codes are labels, such as indices of a codebook; or numbers, even if whole",
     )
     parser.add_argument(
+        "--scores",
+        type=_score_names,
+        metavar="LIST",
+        help="other scores beside the MIG: all, none, or names such as dci,sap "
+        "(default: those that take no time)",
+    )
+    parser.add_argument(
         "--strategy",
         choices=("uniform", "quantile", "robust"),
         default="uniform",
@@ -159,6 +166,12 @@ def _add_score(commands: Any) -> None:
         help="correct the MIG for the bias of few rows",
     )
     parser.set_defaults(run=_score)
+
+
+def _score_names(text: str) -> str | list[str]:
+    if text in ("all", "none"):
+        return "all" if text == "all" else []
+    return text.split(",")
 
 
 def _add_seam(commands: Any) -> None:
@@ -210,7 +223,13 @@ def _score(options: argparse.Namespace) -> int:
         if unread:
             print(f"tcdecomp: {options.file}: not read: {', '.join(unread)}", file=sys.stderr)
         with _warnings_in_one_line(options.file):
-            report = score(values, factors=factors, num_samples=options.num_samples, mig=mig)
+            report = score(
+                values,
+                factors=factors,
+                num_samples=options.num_samples,
+                mig=mig,
+                scores=options.scores,
+            )
         text = report.to_json() if options.json else str(report)
     except FileError as error:
         raise _CommandError(error) from error
@@ -268,7 +287,7 @@ def _plugins(options: argparse.Namespace) -> int:
         (status.package, status.plugin, status.distribution, _STATES[status.state] + status.reason)
         for status in statuses
     ]
-    print(table(rows, numbers=False))
+    print(table(rows, left=range(4)))
     return int(any(status.reason for status in statuses))
 
 

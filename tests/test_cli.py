@@ -188,6 +188,31 @@ def test_a_warning_is_one_line_and_its_remedy_an_option(run):
     assert json.loads(out)["mig"] == mig_score(codes, factors, discrete_codes=True)
 
 
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [("dcimig,mcc", ["dcimig", "mcc"]), ("none", []), ("all", ["dci_disentanglement", "sap"])],
+)
+def test_scores_are_chosen_by_name(run, names, found):
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, 3, (300, 2))
+    np.savez("all.npz", codes=factors + 0.1 * rng.normal(size=(300, 2)), factors=factors)
+    status, out, err = run(
+        "score", "all.npz", "--json", "--scores", names, "--correction", "miller-madow"
+    )
+    assert (status, err) == (0, "")
+    numbers = json.loads(out)
+    assert all(numbers[name] > 0.1 for name in found)
+    assert ("sap" in numbers) == (names == "all")
+    assert ("mcc" in numbers) == ("mcc" in found or names == "all")
+
+
+def test_scores_that_do_not_exist(run):
+    np.savez("all.npz", codes=MU, factors=GRID)
+    status, _, err = run("score", "all.npz", "--scores", "fid")
+    assert status == 1
+    assert err.startswith("tcdecomp: error: all.npz: scores must be 'all' or names of mig, ")
+
+
 def test_the_remedies_for_few_rows_and_outliers_are_options(run):
     rng = np.random.default_rng(0)
     factors = rng.integers(0, 8, (300, 1))

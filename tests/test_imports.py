@@ -16,12 +16,12 @@ FLOORS = [
     {"cli", "demo"},
     {"tcdecomp_adapters"},
     {"scoring", "auditor", "testing"},
-    {"plugins", "dataset", "presets"},
+    {"plugins", "dataset", "presets", "disentanglement"},
     {"decomposition", "loss"},
     {"minibatch"},
     {"kernels", "priors", "_evidence"},
-    {"posterior", "schedules"},
-    {"terms", "metrics", "_checks", "_autocast", "_processes", "_progress", "_text"},
+    {"posterior", "schedules", "displays"},
+    {"terms", "metrics", "_checks", "_autocast", "_processes", "_progress", "_text", "_extras"},
 ]
 ROOTS = [Path(package.__file__).parent for package in (tcdecomp, tcdecomp_adapters)]
 

@@ -17,7 +17,11 @@ from torch import Generator
 from tcdecomp._processes import Division, Group, check_agreement, made_by_each
 from tcdecomp.dataset.decomposition import checked_samples, decompose_dataset
 from tcdecomp.dataset.groups import grouped_terms
+from tcdecomp.disentanglement import DisentanglementReport
+from tcdecomp.disentanglement.report import report_of
+from tcdecomp.disentanglement.scores import checked_names, each_warning_once
 from tcdecomp.metrics import MutualInfoGap, contingency_tables, mutual_info_gap
+from tcdecomp.metrics.columns import Columns
 from tcdecomp.metrics.mig import bins_of
 from tcdecomp.plugins import Reader, Seam
 from tcdecomp.posterior import Posterior
@@ -44,6 +48,7 @@ def score(
     seed: int = 0,
     active_threshold: float = 0.01,
     mig: Mapping[str, Any] | None = None,
+    scores: str | Iterable[str] | None = None,
     process_group: Group = None,
     seam: Seam | None = None,
 ) -> Report:
@@ -92,6 +97,9 @@ def score(
         A latent is active if the variance of its posterior means is larger.
     mig : mapping, optional
         Options of :func:`tcdecomp.mig_score`, such as ``{"n_bins": 40}``.
+    scores : iterable of str or "all", optional
+        Other scores, as in :func:`tcdecomp.disentanglement_report`, with the options of the MIG.
+        By default those that take no time; ``()`` for none.
     process_group : ProcessGroup or "world", optional
         Processes that have different items of the data set and divide the work. All processes
         must call score, each with its own items and their factors, and with the same options. All
@@ -140,7 +148,9 @@ def score(
     >>> report.items, report.active_units, report.mig.score
     (64, 2, 1.0)
     """
-    settings = _Settings(prior, num_samples, seed, active_threshold, {} if mig is None else mig)
+    settings = _Settings(
+        prior, num_samples, seed, active_threshold, {} if mig is None else mig, scores
+    )
     division = Division(process_group, gathered=True)
     if seam is not None:
         model = Reader(model, seam)
@@ -171,6 +181,7 @@ class _Settings(NamedTuple):
     seed: int
     threshold: float
     mig: Mapping[str, Any]
+    scores: str | Iterable[str] | None
 
     def check(self) -> None:
         check_prior(self.prior)
@@ -179,6 +190,7 @@ class _Settings(NamedTuple):
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise TypeError(f"seed must be an int; got {self.seed!r}")
         _check_options(self.mig)
+        checked_names(self.scores)
 
     def told(self) -> dict[str, str]:
         """Return what must be the same in all processes. Priors cannot be compared."""
@@ -186,6 +198,7 @@ class _Settings(NamedTuple):
             "num_samples": operator.index(self.num_samples),
             "seed": self.seed,
             "active_threshold": float(self.threshold),
+            "scores": checked_names(self.scores),
             **{f"mig[{name!r}]": np.asarray(value).tolist() for name, value in self.mig.items()},
         }
         return {name: repr(value) for name, value in values.items()}
@@ -208,8 +221,10 @@ def _cuda_devices() -> range:
 
 def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
     variance, active = active_units(items.codes, settings.threshold)
-    # The MIG first: it finds faults quickly.
-    gap, active_gap = _gaps(items, active, settings.mig)
+    # The scores first: they find faults quickly.
+    with each_warning_once():
+        gap, active_gap = _gaps(items, active, settings.mig)
+        others = _scores(items, settings)
     report = Report(
         items=len(items.codes),
         latent_names=items.names,
@@ -218,6 +233,7 @@ def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
         active_threshold=float(settings.threshold),
         mig=gap,
         mig_active=active_gap,
+        disentanglement=others,
         absence=items.absence,
     )
     if items.moments is None:
@@ -246,6 +262,17 @@ def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
     )
 
 
+def _scores(items: Items, settings: _Settings) -> DisentanglementReport | None:
+    names = checked_names(settings.scores)
+    if items.factors is None or not names:
+        return None
+    codes = Columns("codes", items.names, tuple(items.codes.T))
+    options = {**settings.mig, "random_state": settings.seed}
+    options.pop("convention", None)  # of the MIG
+    named = settings.scores not in (None, "all")
+    return report_of(names, codes, items.factors, options, named=named)
+
+
 def _gaps(
     items: Items, active: NDArray[np.bool_], options: Mapping[str, Any]
 ) -> tuple[MutualInfoGap | None, MutualInfoGap | None]:
@@ -260,5 +287,5 @@ def _gaps(
     if active.all() or not active.any():
         return whole, whole if active.any() else None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a warning about the whole has the same remedy
+        warnings.simplefilter("ignore")  # those about all latents have been given
         return whole, mutual_info_gap(tables.of_latents(active), **rest)

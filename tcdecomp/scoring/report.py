@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tcdecomp._text import decimal, table
+from tcdecomp._extras import needed
+from tcdecomp._text import table
 from tcdecomp.dataset.decomposition import DatasetTerms
-from tcdecomp.metrics import MutualInfoGap
-from tcdecomp.metrics.columns import FloatArray, list_names
-from tcdecomp.scoring.plots import draw_estimates, draw_gap, draw_latents, needed, side_by_side
+from tcdecomp.disentanglement import DisentanglementReport
+from tcdecomp.displays import MutualInfoDisplay
+from tcdecomp.metrics import Interval, MutualInfoGap
+from tcdecomp.metrics.columns import FloatArray
+from tcdecomp.scoring.plots import draw_estimates, draw_latents, side_by_side
+from tcdecomp.scoring.printing import LABELS, estimates_text, gap_text, latents_text
 from tcdecomp.scoring.units import GroupedTC
 from tcdecomp.terms import Estimate
 
@@ -27,19 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Report"]
-
-SHOWN = 20  # latents in a printed table
-NEAR = 0.95  # share of log N from which the index-code MI is close to log N
-# The labels of a report's estimates, in their order. The parts of total correlation follow it.
-LABELS = {
-    "kl": "KL",
-    "index_code_mi": "index-code MI",
-    "total_correlation": "total correlation",
-    "tc_active": "among active latents",
-    "tc_passive": "among passive latents",
-    "tc_between": "between the two",
-    "dimension_wise_kl": "dimension-wise KL",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +63,8 @@ class Report:
         The mutual information gap of the posterior means; None without factors.
     mig_active : MutualInfoGap or None
         The same of the active latents alone; None too if no latent is active.
+    disentanglement : DisentanglementReport or None
+        Other scores of the posterior means; None without factors.
     absence : str
         Why there are no factors, where there are none.
 
@@ -94,6 +87,15 @@ class Report:
     factor  gap     entropy  best latent  runner-up
     v0      1.0000  1.3863   z0 1.3863    z1 0.0000
     v1      1.0000  1.3863   z1 1.3863    z0 0.0000
+    <BLANKLINE>
+    score         value  better
+    MIG-sup      1.0000  higher
+    DCIMIG       1.0000  higher
+    JEMMIG       1.0000  higher
+    modularity   1.0000  higher
+    MCC          1.0000  higher
+    linear R2    1.0000  higher
+    pairwise MI  0.0000  lower
     >>> report.to_dict()["mig"]
     1.0
     """
@@ -108,6 +110,7 @@ class Report:
     grouped_tc: GroupedTC | None = None
     mig: MutualInfoGap | None = None
     mig_active: MutualInfoGap | None = None
+    disentanglement: DisentanglementReport | None = None
     absence: str = "no factors were given"
 
     @property
@@ -116,64 +119,26 @@ class Report:
         return int(self.active.sum())
 
     def __str__(self) -> str:
-        parts = [self._heading()]
+        parts = [
+            f"{self.items} items, {self.active_units} of {len(self.active)} latents active "
+            f"(variance of means above {self.active_threshold:g})"
+        ]
         if estimates := self.estimates():
-            rows = ((_labelled(name), *map(decimal, pair)) for name, pair in estimates.items())
-            parts.append(table([("", "nats", "+-"), *rows]) + self._limit_line())
+            parts.append(estimates_text(estimates, self.items))
         else:
             parts.append("no terms: codes without log-variances; a model must return (mu, logvar)")
-        parts.append(self._latent_table())
+        columns = {} if self.latent_kl is None else {"kl": self.latent_kl}
+        columns["variance"] = self.variance
+        parts.append(latents_text(self.latent_names, columns, self.active))
         if self.mig is None:
             parts.append(f"no MIG: {self.absence}")
         else:
-            first, rest = str(self.mig).split("\n", 1)
-            parts.append(f"{first}{self._caution()}\n{rest}{self._active_line()}")
+            score_active = None if self.mig_active is None else self.mig_active.score
+            parts.append(gap_text(self.mig, self.active, score_active))
+        if self.disentanglement is not None:
+            scores = self.disentanglement.rows(without=("mig",))
+            parts.append(table([row[:3] for row in scores], left=(0, 2)))
         return "\n\n".join(parts)
-
-    def _heading(self) -> str:
-        return (
-            f"{self.items} items, {self.active_units} of {len(self.active)} latents active "
-            f"(variance of means above {self.active_threshold:g})"
-        )
-
-    def _latent_table(self) -> str:
-        """Return the latents as a table: all, or those of the largest KL (of codes, variance)."""
-        columns = {"variance": self.variance}
-        if self.latent_kl is not None:
-            columns = {"kl": self.latent_kl, **columns}
-        first, *_ = columns.values()
-        rows = [
-            (
-                self.latent_names[j],
-                *(decimal(values[j]) for values in columns.values()),
-                "yes" if self.active[j] else "no",
-            )
-            for j in np.sort(np.argsort(-first, kind="stable")[:SHOWN])
-        ]
-        more = len(first) - len(rows)
-        return table([("latent", *columns, "active"), *rows]) + (
-            f"\n... and {more} with smaller {next(iter(columns))}" if more else ""
-        )
-
-    def _limit_line(self) -> str:
-        """Say that the index-code MI is as large as it can be, if it is."""
-        limit = math.log(self.items)
-        if self.terms is None or self.terms.terms.index_code_mi < NEAR * limit:
-            return ""
-        return f"\nindex-code MI is near its maximum log N = {limit:.4f}; more items may tell more"
-
-    def _caution(self) -> str:
-        """Say which of the MIG's best latents are not active."""
-        if self.mig is None or not self.active.any():
-            return ", but no latent is active"
-        passive = ~self.active[self.mig.best_latent]
-        names = [name for name, flag in zip(self.mig.factor_names, passive, strict=True) if flag]
-        return f", but the best latent of {list_names(names)} is not active" if names else ""
-
-    def _active_line(self) -> str:
-        if self.mig_active is None or self.active.all():
-            return ""
-        return f"\nMIG {self.mig_active.score:.4f} over the active latents alone"
 
     def estimates(self) -> dict[str, Estimate]:
         """Return the KL and the terms with their standard errors, by name; none of codes alone."""
@@ -184,6 +149,24 @@ class Report:
         if self.grouped_tc is not None:
             known |= {f"tc_{name}": pair for name, pair in self.grouped_tc._asdict().items()}
         return {name: known[name] for name in LABELS if name in known}
+
+    def numbers(self) -> dict[str, Interval]:
+        """Return the terms and scores by name, with intervals of two standard errors.
+
+        :func:`tcdecomp.compare` reads them.
+        """
+        terms = {
+            name: Interval(value, value - 2 * error, value + 2 * error, error)
+            for name, (value, error) in self.estimates().items()
+            if not name.startswith("tc_")
+        }
+        mig = {} if self.mig is None else {"mig": Interval(self.mig.score, *[math.nan] * 3)}
+        return {**terms, **mig, **self._scores()}
+
+    def _scores(self) -> dict[str, Interval]:
+        """Return the scores beside the MIG."""
+        found = {} if self.disentanglement is None else self.disentanglement.scores
+        return {name: interval for name, interval in found.items() if name != "mig"}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain Python numbers, strings, lists and dicts, fit for JSON.
@@ -206,6 +189,7 @@ class Report:
             "num_samples": None if self.terms is None else self.terms.num_samples,
             "mig": None if self.mig is None else self.mig.score,
             "mig_active": None if self.mig_active is None else self.mig_active.score,
+            **{name: interval.value for name, interval in self._scores().items()},
             "latents": self._by_latent(),
             "factors": self._by_factor(),
             "mutual_info": None if self.mig is None else self.mig.mutual_info.tolist(),
@@ -239,7 +223,7 @@ class Report:
                 cells = zip(names, values or (), strict=False)
                 row |= {f"{column}_{name}": value for name, value in cells}
         row = {column: value for column, value in row.items() if value is not None}
-        return needed("pandas", "to_frame").DataFrame([row])
+        return needed("pandas", "Report.to_frame").DataFrame([row])
 
     def plot(self, figure: Figure | None = None) -> Figure:
         """Draw the terms, the latents, and with factors the matrix of mutual information.
@@ -260,7 +244,7 @@ class Report:
         ImportError
             If matplotlib is not installed.
         """
-        panels: list[Callable[[Axes], None]] = []
+        panels: list[Callable[[Axes], object]] = []
         if estimates := self.estimates():
             labels = {name: _full_label(name) for name in estimates}
             bars = {labels[name]: estimate for name, estimate in estimates.items()}
@@ -279,7 +263,7 @@ class Report:
             )
         )
         if self.mig is not None:
-            panels.append(partial(draw_gap, gap=self.mig))
+            panels.append(MutualInfoDisplay(self.mig).plot)
         active = f"{self.active_units} of {len(self.active)} latents active"
         return side_by_side(panels, f"{self.items} items, {active}", figure)
 
@@ -300,10 +284,6 @@ class Report:
             "entropy": self.mig.factor_entropy.tolist(),
             "best_latent": [self.latent_names[j] for j in self.mig.best_latent],
         }
-
-
-def _labelled(name: str) -> str:
-    return f"  {LABELS[name]}" if name.startswith("tc_") else LABELS[name]
 
 
 def _full_label(name: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tcdecomp import score
+from tcdecomp import disentanglement_report, score
 
 SIZE, DIM = 60, 5
 TERMS = ("kl", "index_code_mi", "total_correlation", "dimension_wise_kl")
@@ -51,7 +51,7 @@ def numbers(line):
 
 
 def test_the_table_has_every_number():
-    heading, terms, latents, mig = str(WHOLE).split("\n\n")
+    heading, terms, latents, mig, scores = str(WHOLE).split("\n\n")
     assert heading == "60 items, 2 of 5 latents active (variance of means above 0.01)"
     want = WHOLE.terms
     for line, name in zip(terms.splitlines()[1:4], TERMS, strict=False):
@@ -66,6 +66,11 @@ def test_the_table_has_every_number():
         assert line.split()[-1] == ("yes" if j < 2 else "no")
     assert mig.startswith(str(WHOLE.mig))
     assert mig.endswith(f"MIG {WHOLE.mig_active.score:.4f} over the active latents alone")
+    header, *lines = scores.splitlines()
+    assert header.split() == ["score", "value", "better"]
+    others = [v for name, v in WHOLE.disentanglement.scores.items() if name != "mig"]
+    for line, interval in zip(lines, others, strict=True):
+        assert numbers(line) == pytest.approx([interval.value], abs=5.1e-5)
 
 
 @pytest.mark.parametrize("kind", REPORTS)
@@ -116,7 +121,7 @@ def test_a_mig_of_latents_that_are_not_active_says_so():
     assert report.mig.score > 0.5
     mu[:, 1] *= 1e-6
     report = score((mu, logvar), factors=factors, num_samples=200)
-    line = str(report).split("\n\n")[-1].splitlines()[0]
+    line = str(report).split("\n\n")[-2].splitlines()[0]
     assert line.endswith(", but the best latent of 'v1' is not active")
     everyone = score(mu[:, :1], factors=factors[:, 0])
     assert mig_line(everyone) == f"MIG {everyone.mig.score:.4f} (information in nats)"
@@ -159,6 +164,7 @@ def test_the_dict_has_every_number():
     assert (exported["active_units"], exported["active_threshold"]) == (2, 0.01)
     assert exported["mig"] == WHOLE.mig.score
     assert exported["mig_active"] == WHOLE.mig_active.score
+    assert exported["mcc"] == WHOLE.disentanglement.scores["mcc"].value
     assert exported["latents"] == {
         "name": [f"z{j}" for j in range(DIM)],
         "kl": WHOLE.latent_kl.tolist(),
@@ -177,6 +183,18 @@ def test_what_there_is_not_is_none():
     others = {"num_samples", "mig", "mig_active", "factors", "mutual_info"}
     assert absent == {*TERMS, *GROUPS, *errors, *others}
     assert exported["latents"]["kl"] is None
+
+
+def test_scores_are_those_of_a_report_of_their_own():
+    options = {"n_bins": 6, "correction": "miller-madow"}
+    report = score(MOMENTS[0], factors=FACTORS, mig=options, scores=["mig", "sap"])
+    want = disentanglement_report(
+        MOMENTS[0], FACTORS, scores=["mig", "sap"], confidence=None, **options
+    )
+    assert report.disentanglement.to_dict() == want.to_dict()
+    assert report.mig.score == report.disentanglement.scores["mig"].value
+    assert score(MOMENTS[0], factors=FACTORS, scores=()).disentanglement is None
+    assert score(MOMENTS[0]).disentanglement is None
 
 
 def test_frames_are_rows_that_go_together():

@@ -1,0 +1,208 @@
+"""Several models in one table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import zip_longest
+from typing import Any, Protocol
+
+from tcdecomp._extras import needed
+from tcdecomp._text import table
+from tcdecomp.disentanglement.report import latex_cell
+from tcdecomp.disentanglement.scores import VALUES
+from tcdecomp.displays import ComparisonDisplay
+from tcdecomp.displays.axes import new_figure
+from tcdecomp.metrics import Interval, interval_of_mean
+
+__all__ = ["Comparison", "compare"]
+
+TERMS = {
+    "kl": "KL",
+    "index_code_mi": "index-code MI",
+    "total_correlation": "total correlation",
+    "dimension_wise_kl": "dimension-wise KL",
+}
+
+
+class Reported(Protocol):
+    """A report: of :func:`tcdecomp.score` or :func:`tcdecomp.disentanglement_report`."""
+
+    def numbers(self) -> dict[str, Interval]:
+        """Return the numbers by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The numbers of several models; it shows as a table, in print and in notebooks.
+
+    An asterisk marks the best value of a score. The terms of the KL have no best value.
+
+    Attributes
+    ----------
+    models : dict of str to dict of str to Interval
+        For each model its numbers by name.
+    """
+
+    models: dict[str, dict[str, Interval]]
+
+    @property
+    def names(self) -> list[str]:
+        """The numbers that at least one model has, in the order of the reports."""
+        return list(dict.fromkeys(name for numbers in self.models.values() for name in numbers))
+
+    def __str__(self) -> str:
+        return table(self._rows())
+
+    def _repr_html_(self) -> str:
+        header, *rows = self._rows()
+        lines = [("th", header), *(("td", row) for row in rows)]
+        cells = ("".join(f"<{t}>{escape(c.strip())}</{t}>" for c in row) for t, row in lines)
+        return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows = [("", *self.models)]
+        for name in self.names:
+            cells = (self._cell(name, numbers.get(name)) for numbers in self.models.values())
+            rows.append((label_of(name), *cells))
+        return rows
+
+    def _cell(self, name: str, interval: Interval | None) -> str:
+        if interval is None:
+            return "- "
+        value, low, high, _ = interval
+        half = "" if math.isnan(low) else f" +- {(high - low) / 2:.3f}"
+        return f"{value:.3f}{half}{'*' if value == self._best(name) else ' '}"
+
+    def _best(self, name: str) -> float | None:
+        """Return the best value of a score, if one model alone has it."""
+        if name not in VALUES:
+            return None
+        values = [numbers[name].value for numbers in self.models.values() if name in numbers]
+        best = max(values) if VALUES[name].higher else min(values)
+        return best if values.count(best) == 1 < len(values) else None
+
+    def to_frame(self) -> Any:
+        """Return a pandas data frame with a row for each model: ``mig``, ``mig_low``, ...
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        rows = {}
+        for model, numbers in self.models.items():
+            rows[model] = {name: interval.value for name, interval in numbers.items()}
+            for name, interval in numbers.items():
+                if not math.isnan(interval.low):
+                    rows[model] |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+        return needed("pandas", "Comparison.to_frame").DataFrame.from_dict(rows, orient="index")
+
+    def plot(self, names: Sequence[str] | None = None) -> Any:
+        """Draw some of the numbers, by default all, with a panel for each.
+
+        Parameters
+        ----------
+        names : sequence of str, optional
+            Names of numbers.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            A figure that pyplot does not know of.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If no model has a number of that name.
+        """
+        chosen = self.names if names is None else list(names)
+        if unknown := [name for name in chosen if name not in self.names]:
+            raise ValueError(f"names must be of {', '.join(self.names)}; got {', '.join(unknown)}")
+        columns = min(4, len(chosen))
+        rows = math.ceil(len(chosen) / columns)
+        size = 3.2 * columns, (0.9 + 0.4 * len(self.models)) * rows
+        figure = new_figure("Comparison.plot", figsize=size)
+        for ax, name in zip_longest(figure.subplots(rows, columns, squeeze=False).flat, chosen):
+            if name is None:
+                ax.set_axis_off()
+                continue
+            values = {m: numbers[name] for m, numbers in self.models.items() if name in numbers}
+            ComparisonDisplay(values, label_of(name)).plot(ax)
+        return figure
+
+    def to_latex(self) -> str:
+        """Return a LaTeX table with a row for each model and half of each interval's width."""
+        names = self.names
+        lines = [" & ".join(["", *map(label_of, names)]) + r" \\ \hline"]
+        for model, numbers in self.models.items():
+            cells = (latex_cell(numbers[name]) if name in numbers else "" for name in names)
+            lines.append(" & ".join([model, *cells]) + r" \\")
+        body = "\n".join(lines)
+        return f"\\begin{{tabular}}{{l{'r' * len(names)}}}\n{body}\n\\end{{tabular}}"
+
+
+def label_of(name: str) -> str:
+    """Return the label of a number."""
+    return VALUES[name].label if name in VALUES else TERMS.get(name, name)
+
+
+def compare(
+    models: Mapping[str, Reported | Sequence[Reported]], *, confidence: float = 0.95
+) -> Comparison:
+    """Compare the reports of several models.
+
+    Parameters
+    ----------
+    models : mapping
+        From the name of a model to its report, of :func:`tcdecomp.score` or
+        :func:`tcdecomp.disentanglement_report`, or to the reports of several seeds. Of several
+        seeds, the table has the mean and its interval over the seeds; of one report, the interval
+        of the report.
+    confidence : float, optional
+        The confidence of intervals over seeds.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``models`` is empty, or does not map names to reports.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tcdecomp import compare, disentanglement_report
+    >>> factors = np.random.default_rng(0).integers(0, 5, (4000, 2))
+    >>> codes = {"aligned": factors, "rotated": factors @ [[1, 1], [-1, 1]]}
+    >>> options = {"scores": ["mig", "linear_r2"], "confidence": None, "discrete_codes": False}
+    >>> reports = {name: disentanglement_report(z, factors, **options) for name, z in codes.items()}
+    >>> print(compare(reports))
+               aligned  rotated
+    MIG         0.999*   0.011
+    linear R2   1.000    1.000
+    """
+    if not isinstance(models, Mapping) or not models:
+        raise TypeError(f"models must map names to reports; got {models!r:.80}")
+    return Comparison({name: _numbers(name, given, confidence) for name, given in models.items()})
+
+
+def _numbers(name: str, given: Any, confidence: float) -> dict[str, Interval]:
+    reports = given if isinstance(given, Sequence) else [given]
+    for report in reports:
+        if not hasattr(report, "numbers"):
+            raise TypeError(f"models must map names to reports; got {report!r:.80} for {name!r}")
+    if not reports:
+        raise ValueError(f"models must have at least one report for {name!r}; got none")
+    found = [report.numbers() for report in reports]
+    if len(found) == 1:
+        return dict(found[0])
+    shared = [key for key in found[0] if all(key in numbers for numbers in found)]
+    values = {key: [numbers[key].value for numbers in found] for key in shared}
+    return {key: interval_of_mean(seeds, confidence=confidence) for key, seeds in values.items()}

@@ -1,0 +1,107 @@
+"""Latents against factors: mutual information, and importance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tcdecomp._extras import needed
+from tcdecomp.displays.axes import DARK, NAMED, Display, name_columns, name_rows
+from tcdecomp.metrics import MutualInfoGap
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["ImportanceDisplay", "MutualInfoDisplay"]
+
+ORANGE = "#e6550d"
+WRITTEN = (20, 8)  # rows and columns of a matrix whose numbers can be read
+
+
+@dataclass(eq=False)
+class MutualInfoDisplay(Display):
+    """The share of each factor's entropy that each latent tells, as a matrix.
+
+    Each factor's best latent has a solid outline, the runner-up a dashed one.
+
+    Parameters
+    ----------
+    gap : MutualInfoGap
+        From :func:`tcdecomp.mutual_info_gap`, or ``score(...).mig``.
+
+    Examples
+    --------
+    >>> from tcdecomp import mutual_info_gap
+    >>> from tcdecomp.displays import MutualInfoDisplay
+    >>> gap = mutual_info_gap([[0.1, 5], [0.9, 6], [0.1, 6], [0.9, 5]], [0, 1, 0, 1])
+    >>> MutualInfoDisplay(gap).plot().ax_.get_title()
+    'Latents and factors, MIG 1.000'
+    """
+
+    gap: MutualInfoGap
+
+    def _draw(self, ax: Axes) -> None:
+        gap = self.gap
+        shares: NDArray[Any] = gap.mutual_info / gap.factor_entropy
+        heat = ax.imshow(
+            shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+        )
+        if all(side <= most for side, most in zip(shares.shape, WRITTEN, strict=True)):
+            for (row, column), share in np.ndenumerate(shares):
+                ink = "white" if share > 0.6 else "black"
+                text = f"{share:.2f}"
+                ax.text(column, row, text, color=ink, ha="center", va="center", fontsize=8)
+        if len(shares) <= NAMED:  # an outline would hide a thinner row
+            self._outline(ax)
+        name_columns(ax, gap.factor_names)
+        name_rows(ax, gap.latent_names)
+        ax.figure.colorbar(heat, ax=ax, label="mutual information / entropy of the factor")
+        ax.set(title=f"Latents and factors, MIG {gap.score:.3f}", xlabel="factor", ylabel="latent")
+
+    def _outline(self, ax: Axes) -> None:
+        patches = needed("matplotlib.patches", "MutualInfoDisplay.plot")
+        for latents, line in ((self.gap.best_latent, "-"), (self.gap.runner_up, ":")):
+            for column, row in enumerate(latents):
+                if row >= 0:
+                    corner = column - 0.48, row - 0.46
+                    options = {"edgecolor": ORANGE, "linestyle": line, "linewidth": 2}
+                    ax.add_patch(patches.Rectangle(corner, 0.96, 0.92, fill=False, **options))
+
+
+@dataclass(eq=False)
+class ImportanceDisplay(Display):
+    """How important each latent is for each factor, as squares (a Hinton diagram).
+
+    The area of a square is the latent's share of the factor's importance.
+
+    Parameters
+    ----------
+    importance : ndarray, shape (D, K)
+        From :func:`tcdecomp.metrics.dci_score`.
+    latent_names, factor_names : tuple of str, optional
+        By default "z0", "z1", ... and "v0", "v1", ...
+    """
+
+    importance: NDArray[np.float64]
+    latent_names: tuple[str, ...] = ()
+    factor_names: tuple[str, ...] = ()
+
+    def _draw(self, ax: Axes) -> None:
+        n_latents, n_factors = self.importance.shape
+        total = self.importance.sum(0)
+        shares = np.divide(
+            self.importance, total, out=np.zeros((n_latents, n_factors)), where=total > 0
+        )
+        patches = needed("matplotlib.patches", "ImportanceDisplay.plot")
+        for (row, column), share in np.ndenumerate(shares):
+            side = 0.95 * np.sqrt(share)
+            corner = column - side / 2, row - side / 2
+            ax.add_patch(patches.Rectangle(corner, side, side, color=DARK, linewidth=0))
+        name_columns(ax, self.factor_names or [f"v{k}" for k in range(n_factors)])
+        name_rows(ax, self.latent_names or [f"z{j}" for j in range(n_latents)])
+        ax.set_xlim(-0.5, n_factors - 0.5)
+        ax.set_ylim(n_latents - 0.5, -0.5)
+        ax.set(title="Importance for each factor", xlabel="factor", ylabel="latent")

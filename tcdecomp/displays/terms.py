@@ -1,0 +1,86 @@
+"""The terms over a training, with their brackets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tcdecomp.displays.axes import Display
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["TermsDisplay"]
+
+TERMS = {
+    "kl": "KL",
+    "index_code_mi": "index-code MI",
+    "total_correlation": "total correlation",
+    "dimension_wise_kl": "dimension-wise KL",
+}
+
+
+@dataclass(eq=False)
+class TermsDisplay(Display):
+    """The terms at each step of a training; a band shows the bracket of a term.
+
+    Parameters
+    ----------
+    steps : sequence of float
+        Steps or epochs.
+    values : dict of str to sequence of float
+        For each term its values, and where there is a bracket its ends ``NAME_low`` and
+        ``NAME_high``; NaN where nothing was logged.
+
+    Examples
+    --------
+    >>> from tcdecomp.displays import TermsDisplay
+    >>> logs = [{"val/kl": 5.0, "val/total_correlation": 0.4}, {"val/kl": 4.0}]
+    >>> TermsDisplay.from_logs(logs, prefix="val/").values["total_correlation"]
+    [0.4, nan]
+    """
+
+    steps: Sequence[float]
+    values: dict[str, list[float]]
+
+    @classmethod
+    def from_logs(
+        cls,
+        records: Iterable[Mapping[str, float]],
+        *,
+        prefix: str = "",
+        steps: Sequence[float] | None = None,
+    ) -> TermsDisplay:
+        """Read the numbers that ``TCMonitor`` logs.
+
+        Parameters
+        ----------
+        records : iterable of mappings
+            One for each step, such as ``trainer.callback_metrics`` of each epoch.
+        prefix : str, optional
+            "train/" or "val/", for example.
+        steps : sequence of float, optional
+            By default 0, 1, ...
+        """
+        rows = list(records)
+        names = [f"{term}{end}" for term in TERMS for end in ("", "_low", "_high")]
+        values = {
+            name: [float(row.get(prefix + name, np.nan)) for row in rows]
+            for name in names
+            if any(prefix + name in row for row in rows)
+        }
+        return cls(list(range(len(rows)) if steps is None else steps), values)
+
+    def _draw(self, ax: Axes) -> None:
+        for colour, (term, label) in enumerate(TERMS.items()):
+            if term not in self.values:
+                continue
+            ax.plot(self.steps, self.values[term], color=f"C{colour}", label=label)
+            if f"{term}_low" in self.values:
+                ends = self.values[f"{term}_low"], self.values[f"{term}_high"]
+                ax.fill_between(self.steps, *ends, color=f"C{colour}", alpha=0.25, linewidth=0)
+        ax.legend()
+        ax.set(title="Terms of the KL", xlabel="step", ylabel="nats per item")

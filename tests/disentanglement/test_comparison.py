@@ -1,0 +1,131 @@
+"""Several models in one table."""
+
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from tcdecomp import compare, disentanglement_report, score
+from tcdecomp.metrics import Interval, interval_of_mean
+
+RNG = np.random.default_rng(0)
+FACTORS = RNG.integers(0, 4, (400, 2))
+
+
+def codes(mixing, seed=0):
+    noise = np.random.default_rng(seed).standard_normal((400, 2))
+    return FACTORS @ [[1, mixing], [-mixing, 1]] + 0.1 * noise
+
+
+def report(mixing, seed=0, **options):
+    return disentanglement_report(
+        codes(mixing, seed), FACTORS, scores=["mig", "pairwise_information"], **options
+    )
+
+
+BOTH = compare({"aligned": report(0, n_resamples=4), "mixed": report(0.5, confidence=None)})
+
+
+def test_the_table_marks_the_best_of_each_score():
+    header, mig, shared = str(BOTH).splitlines()
+    assert header.split() == ["aligned", "mixed"]
+    aligned, mixed = (numbers["mig"].value for numbers in BOTH.models.values())
+    half = (BOTH.models["aligned"]["mig"].high - BOTH.models["aligned"]["mig"].low) / 2
+    assert mig.split() == ["MIG", f"{aligned:.3f}", "+-", f"{half:.3f}*", f"{mixed:.3f}"]
+    less = min(numbers["pairwise_information"].value for numbers in BOTH.models.values())
+    assert f"{less:.3f}" in next(part for part in shared.split("  ") if part.endswith("*"))
+
+
+def test_equal_values_have_no_best():
+    same = report(0, confidence=None)
+    assert "*" not in str(compare({"a": same, "b": same}))
+    assert "*" not in str(compare({"a": same}))
+
+
+def test_terms_have_intervals_and_no_best():
+    mu = torch.tensor(codes(0))
+    one, two = (
+        score((mu, torch.full_like(mu, logvar)), factors=FACTORS, num_samples=200)
+        for logvar in (-3.0, -1.0)
+    )
+    table = compare({"sharp": one, "wide": two})
+    assert table.names[:4] == ["index_code_mi", "total_correlation", "dimension_wise_kl", "kl"] or (
+        table.names[0] == "kl"
+    )
+    value, error = one.estimates()["total_correlation"]
+    interval = table.models["sharp"]["total_correlation"]
+    assert interval[:3] == pytest.approx((value, value - 2 * error, value + 2 * error))
+    (line,) = [line for line in str(table).splitlines() if line.startswith("total correlation")]
+    assert "*" not in line
+    assert table.models["sharp"]["mig"].value == one.mig.score
+
+
+def test_seeds_are_averaged_with_the_interval_over_seeds():
+    seeds = [report(0.2, seed, confidence=None) for seed in range(4)]
+    table = compare({"ours": seeds, "one": seeds[:1]}, confidence=0.9)
+    values = [seed.scores["mig"].value for seed in seeds]
+    assert table.models["ours"]["mig"] == interval_of_mean(values, confidence=0.9)
+    assert table.models["one"]["mig"].value == values[0]
+    assert math.isnan(table.models["one"]["mig"].low)
+
+
+def test_a_number_that_a_model_lacks_is_a_dash():
+    table = compare({"a": report(0, confidence=None), "b": score(codes(0), factors=FACTORS)})
+    (line,) = [line for line in str(table).splitlines() if line.startswith("MCC")]
+    assert line.split()[1] == "-"
+
+
+def test_frames_and_latex():
+    frame = BOTH.to_frame()
+    assert frame.index.tolist() == ["aligned", "mixed"]
+    assert frame.loc["aligned", "mig"] == BOTH.models["aligned"]["mig"].value
+    assert frame["mig_low"].isna().tolist() == [False, True]
+    assert isinstance(frame, pd.DataFrame)
+    first, header, *rows, last = BOTH.to_latex().splitlines()
+    assert (first, last) == (r"\begin{tabular}{lrr}", r"\end{tabular}")
+    assert header == r" & MIG & pairwise MI \\ \hline"
+    assert [row.split(" & ")[0] for row in rows] == ["aligned", "mixed"]
+
+
+def test_html():
+    html = BOTH._repr_html_()
+    assert html.count("<tr>") == 3
+    assert "<th>aligned</th>" in html
+
+
+def test_a_panel_for_each_number():
+    figure = BOTH.plot()
+    FigureCanvasAgg(figure).draw()
+    assert [ax.get_title() for ax in figure.axes] == ["MIG", "pairwise MI"]
+    (panel,) = (ax for ax in BOTH.plot(["mig"]).axes if ax.get_title())
+    texts = [float(text.get_text()) for text in panel.texts]
+    values = [numbers["mig"].value for numbers in BOTH.models.values()]
+    assert texts == pytest.approx(values, abs=5.1e-4)
+    with pytest.raises(ValueError, match="names must be of mig, pairwise_information; got fid"):
+        BOTH.plot(["fid"])
+
+
+@pytest.mark.parametrize(
+    ("models", "error", "text"),
+    [
+        ([1], TypeError, r"models must map names to reports; got \[1\]"),
+        ({}, TypeError, "models must map names to reports; got {}"),
+        ({"a": 3}, TypeError, "models must map names to reports; got 3 for 'a'"),
+        ({"a": []}, ValueError, "at least one report for 'a'; got none"),
+    ],
+)
+def test_errors(models, error, text):
+    with pytest.raises(error, match=text):
+        compare(models)
+
+
+def test_anything_with_numbers_can_be_compared():
+    class Other:
+        def numbers(self):
+            return {"fid": Interval(3.0, 2.0, 4.0, 0.5)}
+
+    assert re.search(r"^fid +3.000 \+- 1.000", str(compare({"a": Other()})), re.MULTILINE)
