@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from html import escape
+from itertools import chain, repeat
 
-__all__ = ["decimal", "table"]
+__all__ = ["decimal", "html_table", "table"]
 
 
 def decimal(value: float) -> str:
@@ -29,3 +31,12 @@ def table(rows: Iterable[Sequence[str]], *, left: Collection[int] = (0,)) -> str
         for width in [max(map(len, column))]
     ]
     return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
+
+
+def html_table(rows: Iterable[Sequence[str]]) -> str:
+    """Return rows as a table in HTML, with the first row as its header."""
+    lines = (
+        "".join(f"<{tag}>{escape(cell.strip())}</{tag}>" for cell in row)
+        for tag, row in zip(chain(["th"], repeat("td")), rows, strict=False)
+    )
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"

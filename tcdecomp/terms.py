@@ -8,7 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Estimate", "Terms", "zero_of"]
+__all__ = ["TERM_LABELS", "Estimate", "Terms", "zero_of"]
+
+# How tables and pictures name the KL and its terms, in their order.
+TERM_LABELS = {
+    "kl": "KL",
+    "index_code_mi": "index-code MI",
+    "total_correlation": "total correlation",
+    "dimension_wise_kl": "dimension-wise KL",
+}
 
 
 class Estimate(NamedTuple):

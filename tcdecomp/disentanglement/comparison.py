@@ -5,26 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import zip_longest
 from typing import Any, Protocol
 
 from tcdecomp._extras import needed
-from tcdecomp._text import table
+from tcdecomp._text import html_table, table
 from tcdecomp.disentanglement.report import latex_cell
 from tcdecomp.disentanglement.scores import VALUES
 from tcdecomp.displays import ComparisonDisplay
 from tcdecomp.displays.axes import new_figure
 from tcdecomp.metrics import Interval, interval_of_mean
+from tcdecomp.terms import TERM_LABELS
 
 __all__ = ["Comparison", "compare"]
-
-TERMS = {
-    "kl": "KL",
-    "index_code_mi": "index-code MI",
-    "total_correlation": "total correlation",
-    "dimension_wise_kl": "dimension-wise KL",
-}
 
 
 class Reported(Protocol):
@@ -57,10 +50,7 @@ class Comparison:
         return table(self._rows())
 
     def _repr_html_(self) -> str:
-        header, *rows = self._rows()
-        lines = [("th", header), *(("td", row) for row in rows)]
-        cells = ("".join(f"<{t}>{escape(c.strip())}</{t}>" for c in row) for t, row in lines)
-        return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+        return html_table(self._rows())
 
     def _rows(self) -> list[tuple[str, ...]]:
         rows = [("", *self.models)]
@@ -148,7 +138,7 @@ class Comparison:
 
 def label_of(name: str) -> str:
     """Return the label of a number."""
-    return VALUES[name].label if name in VALUES else TERMS.get(name, name)
+    return VALUES[name].label if name in VALUES else TERM_LABELS.get(name, name)
 
 
 def compare(

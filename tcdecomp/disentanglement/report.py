@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from tcdecomp._extras import needed
 from tcdecomp._progress import progress
-from tcdecomp._text import table
+from tcdecomp._text import html_table, table
 from tcdecomp.disentanglement.scores import (
     FAST,
     VALUES,
@@ -68,13 +68,8 @@ class DisentanglementReport:
         return "\n\n".join([self._heading(), rows, *self._footnotes()])
 
     def _repr_html_(self) -> str:
-        header, *rows = self.rows()
-        cells = [
-            "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>"
-            for tag, row in (("th", header), *(("td", row) for row in rows))
-        ]
         notes = "".join(f"<p>{escape(note)}</p>" for note in self._footnotes())
-        return f"<p>{escape(self._heading())}</p><table>{''.join(cells)}</table>{notes}"
+        return f"<p>{escape(self._heading())}</p>{html_table(self.rows())}{notes}"
 
     def _heading(self) -> str:
         d, k = self.gap.mutual_info.shape

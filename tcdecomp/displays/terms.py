@@ -9,18 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tcdecomp.displays.axes import Display
+from tcdecomp.terms import TERM_LABELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["TermsDisplay"]
-
-TERMS = {
-    "kl": "KL",
-    "index_code_mi": "index-code MI",
-    "total_correlation": "total correlation",
-    "dimension_wise_kl": "dimension-wise KL",
-}
 
 
 @dataclass(eq=False)
@@ -66,7 +60,7 @@ class TermsDisplay(Display):
             By default 0, 1, ...
         """
         rows = list(records)
-        names = [f"{term}{end}" for term in TERMS for end in ("", "_low", "_high")]
+        names = [f"{term}{end}" for term in TERM_LABELS for end in ("", "_low", "_high")]
         values = {
             name: [float(row.get(prefix + name, np.nan)) for row in rows]
             for name in names
@@ -75,7 +69,7 @@ class TermsDisplay(Display):
         return cls(list(range(len(rows)) if steps is None else steps), values)
 
     def _draw(self, ax: Axes) -> None:
-        for colour, (term, label) in enumerate(TERMS.items()):
+        for colour, (term, label) in enumerate(TERM_LABELS.items()):
             if term not in self.values:
                 continue
             ax.plot(self.steps, self.values[term], color=f"C{colour}", label=label)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tcdecomp._text import decimal, table
 from tcdecomp.metrics import MutualInfoGap
 from tcdecomp.metrics.columns import FloatArray, list_names
-from tcdecomp.terms import Estimate
+from tcdecomp.terms import TERM_LABELS, Estimate
 
 __all__ = ["LABELS", "estimates_text", "gap_text", "latents_text"]
 
@@ -19,13 +19,13 @@ SHOWN = 20  # latents in a printed table
 NEAR = 0.95  # share of log N from which the index-code MI is close to log N
 # The labels of a report's estimates, in their order. The parts of total correlation follow it.
 LABELS = {
-    "kl": "KL",
-    "index_code_mi": "index-code MI",
-    "total_correlation": "total correlation",
+    "kl": TERM_LABELS["kl"],
+    "index_code_mi": TERM_LABELS["index_code_mi"],
+    "total_correlation": TERM_LABELS["total_correlation"],
     "tc_active": "among active latents",
     "tc_passive": "among passive latents",
     "tc_between": "between the two",
-    "dimension_wise_kl": "dimension-wise KL",
+    "dimension_wise_kl": TERM_LABELS["dimension_wise_kl"],
 }
 
 
