@@ -64,4 +64,4 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/metrics.py
 
 clean:
-	rm -rf .venv .venv-scvi .venv-oldest docs/_build build dist *.egg-info
+	rm -rf .venv .venv-scvi .venv-oldest docs/_build docs/reference/generated build dist *.egg-info

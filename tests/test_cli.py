@@ -22,7 +22,7 @@ from tcdecomp.demo import __main__ as demo
 from tcdecomp.plugins import registry
 from tcdecomp.scoring.files import FileError, read_npz
 
-PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "cli.md"
 
 pytestmark = pytest.mark.usefixtures("no_plugins")
 

@@ -23,7 +23,7 @@ tomllib = pytest.importorskip("tomllib")  # Python 3.11
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
-PAGES = [README, *sorted(DOCS.glob("*.md"))]
+PAGES = [README, *sorted(DOCS.glob("**/*.md"))]
 SCRIPT = "script_of_a_reader"
 MODULES = (tcdecomp, metrics, presets, testing)
 
@@ -107,6 +107,11 @@ def _reader(no_plugins, tmp_path, monkeypatch):
 ELSEWHERE = {"scvi": "scvi_tools"}
 
 
+def page_id(page):
+    """Return the page's path without its ending, as learn/mig."""
+    return str(page.relative_to(ROOT if page == README else DOCS).with_suffix(""))
+
+
 def examples():
     """Return the pages with Python on them."""
     pages = [page for page in PAGES if page.stem not in ELSEWHERE]
@@ -115,7 +120,7 @@ def examples():
 
 # What Lightning says of its own accord; the examples are to be short.
 @pytest.mark.filterwarnings(*WARNINGS)
-@pytest.mark.parametrize("page", examples(), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", examples(), ids=page_id)
 @pytest.mark.usefixtures("_reader")
 def test_examples_run(page):
     run(page)
@@ -147,11 +152,15 @@ def test_make_targets_of_the_readme_are_in_the_makefile():
 
 # The reference
 
+REFERENCE = ("reference/api.md", "extend/hooks.md")
+
 
 def documented():
     """Return the names that the reference pages hand to autodoc."""
-    text = "".join((DOCS / page).read_text() for page in ("api.md", "hooks.md"))
-    return re.findall(r"^\.\. auto(?:class|data|exception|function):: (\S+)$", text, re.MULTILINE)
+    text = "".join((DOCS / page).read_text() for page in REFERENCE)
+    return re.findall(
+        r"^(?:\.\. auto(?:data|function):: |   )(tcdecomp[\w.]+)$", text, re.MULTILINE
+    )
 
 
 def test_documented_names_exist():

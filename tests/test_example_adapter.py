@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[1] / "docs" / "example_adapter"
+EXAMPLE = Path(__file__).parents[1] / "docs" / "extend" / "example_adapter"
 
 
 def pip_install(target, *projects):

@@ -60,8 +60,8 @@ def dci_score(
 
     .. math::
 
-        D = \sum_j \rho_j \Bigl(1 - H_K\bigl(R_{jk} / \textstyle\sum_k R_{jk}\bigr)\Bigr), \qquad
-        C = \sum_k \rho'_k \Bigl(1 - H_D\bigl(R_{jk} / \textstyle\sum_j R_{jk}\bigr)\Bigr),
+        D = \sum_j \rho_j \Bigl(1 - H_K\bigl(R_{jk} / {\textstyle\sum_k R_{jk}}\bigr)\Bigr), \qquad
+        C = \sum_k \rho'_k \Bigl(1 - H_D\bigl(R_{jk} / {\textstyle\sum_j R_{jk}}\bigr)\Bigr),
 
     where :math:`H_b` is the entropy to base b, and :math:`\rho_j` and :math:`\rho'_k` are the
     shares of a latent and of a factor in the sum of R. D is 1 if each latent is important for one

@@ -186,7 +186,7 @@ def inclusive(others: int, dataset_size: int) -> tuple[float, float]:
 
 @_estimator(fewest=3, kind=_Jackknife)
 def mss_jackknife(others: int, dataset_size: int) -> tuple[float, float]:
-    """Use the weights of :func:`mss`, and let the jackknife correct log q(z).
+    """Use the weights of :func:`~tcdecomp.estimators.mss`, and let the jackknife correct log q(z).
 
     MSS is unbiased for q(z), but not for log q(z). The delete-one jackknife for drawing without
     replacement leaves out one other component at a time; see :mod:`tcdecomp.minibatch.jackknife`.

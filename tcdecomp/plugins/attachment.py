@@ -24,7 +24,7 @@ Answer = TypeVar("Answer")
 
 
 class Attachment:
-    """A method of one model instance, replaced until :meth:`detach`.
+    """A method of one model instance, replaced until :meth:`~tcdecomp.plugins.Attachment.detach`.
 
     Other instances keep their method. The criterion becomes the model's attribute
     ``tcdecomp_criterion``: a learned prior is saved and moved with the model, and trained by

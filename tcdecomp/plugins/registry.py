@@ -96,7 +96,7 @@ def register(plugin: object) -> None:
 
 
 def unregister(plugin: object) -> None:
-    """Undo :func:`register`.
+    """Undo :func:`~tcdecomp.plugins.register`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""docs/recipes.md: the criterion in accelerate, ignite, skorch and the Trainer of transformers."""
+"""docs/frameworks/recipes.md: the criterion in accelerate, ignite, skorch, transformers."""
 
 import pickle
 from operator import itemgetter

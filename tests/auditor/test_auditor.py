@@ -517,7 +517,7 @@ def test_the_study_shows_what_a_fault_does():
 @pytest.mark.usefixtures("full_study")
 @pytest.mark.parametrize("case", ["public MSS", "TC negated", "log(NM) in the joint only"])
 def test_the_table_of_the_documentation_is_measured(case):
-    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "check" / "audit.md").read_text()
     (row,) = (line for line in page.splitlines() if line.startswith(f"| {case} |"))
     *_, faults, mi, tc, dimension_wise_kl, _ = row.split("|")
     result = audit(FAULTS[case][0])

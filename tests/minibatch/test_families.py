@@ -832,7 +832,7 @@ def test_vectors_of_the_simplex():
 
 # The tables of the page
 
-PAGE = (Path(__file__).parents[2] / "docs" / "families.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "gallery" / "families.md").read_text()
 
 
 def table(first):

@@ -13,7 +13,7 @@ import torch
 import scoring_processes
 from tcdecomp import score
 
-PAGE = Path(__file__).parents[2] / "docs" / "scoring.md"
+PAGE = Path(__file__).parents[2] / "docs" / "learn" / "scoring.md"
 EVERYWHERE = "must be the same in every process of process_group; got"
 
 

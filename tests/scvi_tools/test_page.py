@@ -8,4 +8,4 @@ from test_docs import DOCS, SCRIPT, run
 
 def test_examples_run(monkeypatch):
     monkeypatch.setitem(sys.modules, SCRIPT, ModuleType(SCRIPT))
-    run(DOCS / "scvi.md")
+    run(DOCS / "frameworks" / "scvi.md")
