@@ -11,11 +11,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["DARK", "GREY", "LIGHT", "NAMED", "Display", "name_columns", "name_rows", "new_figure"]
+__all__ = [
+    "DARK",
+    "GREY",
+    "LIGHT",
+    "Display",
+    "height_for",
+    "ink",
+    "name_columns",
+    "name_rows",
+    "new_figure",
+    "rows_fit",
+]
 
-NAMED = 20  # names beyond which they would overlap
+ROOM = 0.16  # inches that a name needs across its length
 LONGEST = 14  # characters of a name in a picture; of a longer name, its beginning and its end
-LEVEL = 40  # characters of names that stand side by side; longer names stand upright
+LEVEL = 30  # characters of names that stand side by side; longer names stand upright
 DARK, LIGHT, GREY = "#3182bd", "#9ecae1", "#bdbdbd"
 
 Self = TypeVar("Self", bound="Display")
@@ -30,7 +41,6 @@ def new_figure(who: str, **options: Any) -> Figure:
 class Display:
     """A picture that can be drawn into any axes."""
 
-    figsize = (4.8, 4.2)
     ax_: Axes
     figure_: Any
 
@@ -53,26 +63,45 @@ class Display:
             If matplotlib is not installed.
         """
         if ax is None:
-            ax = new_figure(f"{type(self).__name__}.plot", figsize=self.figsize).subplots()
+            ax = new_figure(f"{type(self).__name__}.plot", figsize=self._size()).subplots()
         self._draw(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+    def _size(self) -> tuple[float, float]:
+        """Return the width and the height of a new figure, in inches."""
+        return 4.8, 4.2
 
     def _draw(self, ax: Axes) -> None:
         raise NotImplementedError
 
 
+def height_for(rows: int) -> float:
+    """Return the height of a figure in which so many rows have names, in inches."""
+    return min(max(4.2, ROOM * rows / 0.75), 20)
+
+
+def ink(ax: Axes) -> Any:
+    """Return the colour of lines and letters in the current style."""
+    return ax.spines["left"].get_edgecolor()
+
+
+def rows_fit(ax: Axes, rows: int) -> bool:
+    """Tell whether so many rows are high enough for their names."""
+    return rows * ROOM <= ax.get_window_extent().height / ax.figure.dpi
+
+
 def name_columns(ax: Axes, names: Sequence[str]) -> None:
     """Name the columns, if there is room for the names."""
-    if len(names) <= NAMED:
+    if len(names) * ROOM <= ax.get_window_extent().width / ax.figure.dpi:
         names = _shortened(names)
-        upright = sum(len(name) + 2 for name in names) > LEVEL
+        upright = sum(len(name) + 1 for name in names) > LEVEL
         ax.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
 
 
 def name_rows(ax: Axes, names: Sequence[str]) -> None:
     """Name the rows, if there is room for the names."""
-    if len(names) <= NAMED:
+    if rows_fit(ax, len(names)):
         ax.set_yticks(range(len(names)), _shortened(names))
 
 

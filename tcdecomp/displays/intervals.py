@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tcdecomp.displays.axes import DARK, GREY, Display, name_columns, name_rows
+from tcdecomp.displays.axes import DARK, Display, ink, name_columns, name_rows
 from tcdecomp.metrics import Interval, mutual_info_gap, score_interval
 from tcdecomp.metrics.inputs import check_rows, read_columns
 
@@ -67,7 +67,7 @@ class GapsDisplay(Display):
     def _draw(self, ax: Axes) -> None:
         intervals = list(self.gaps.values())
         values = [interval.value for interval in intervals]
-        options: dict[str, Any] = {"color": DARK, "ecolor": GREY, "capsize": 3}
+        options: dict[str, Any] = {"color": DARK, "ecolor": ink(ax), "capsize": 3}
         ax.bar(range(len(values)), values, yerr=_errors(intervals), **options)
         name_columns(ax, list(self.gaps))
         ax.set_ylim(0, 1)

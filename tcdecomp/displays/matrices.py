@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcdecomp._extras import needed
-from tcdecomp.displays.axes import DARK, NAMED, Display, name_columns, name_rows
+from tcdecomp.displays.axes import DARK, Display, height_for, name_columns, name_rows, rows_fit
 from tcdecomp.metrics import MutualInfoGap
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ class MutualInfoDisplay(Display):
 
     gap: MutualInfoGap
 
+    def _size(self) -> tuple[float, float]:
+        return 4.8, height_for(len(self.gap.latent_names))
+
     def _draw(self, ax: Axes) -> None:
         gap = self.gap
         shares: NDArray[Any] = gap.mutual_info / gap.factor_entropy
@@ -54,11 +57,11 @@ class MutualInfoDisplay(Display):
                 ink = "white" if share > 0.6 else "black"
                 text = f"{share:.2f}"
                 ax.text(column, row, text, color=ink, ha="center", va="center", fontsize=8)
-        if len(shares) <= NAMED:  # an outline would hide a thinner row
+        if rows_fit(ax, len(shares)):  # an outline would hide a lower row
             self._outline(ax)
         name_columns(ax, gap.factor_names)
         name_rows(ax, gap.latent_names)
-        ax.figure.colorbar(heat, ax=ax, label="mutual information / entropy of the factor")
+        ax.figure.colorbar(heat, ax=ax, label="share of the factor's entropy")
         ax.set(title=f"Latents and factors, MIG {gap.score:.3f}", xlabel="factor", ylabel="latent")
 
     def _outline(self, ax: Axes) -> None:
@@ -89,6 +92,11 @@ class ImportanceDisplay(Display):
     latent_names: tuple[str, ...] = ()
     factor_names: tuple[str, ...] = ()
 
+    def _size(self) -> tuple[float, float]:
+        n_latents, n_factors = self.importance.shape
+        height = height_for(n_latents)
+        return max(3.2, 1.5 + n_factors * min(0.75 * height / n_latents, 0.8)), height
+
     def _draw(self, ax: Axes) -> None:
         n_latents, n_factors = self.importance.shape
         total = self.importance.sum(0)
@@ -104,4 +112,5 @@ class ImportanceDisplay(Display):
         name_rows(ax, self.latent_names or [f"z{j}" for j in range(n_latents)])
         ax.set_xlim(-0.5, n_factors - 0.5)
         ax.set_ylim(n_latents - 0.5, -0.5)
+        ax.set_aspect("equal")
         ax.set(title="Importance for each factor", xlabel="factor", ylabel="latent")

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tcdecomp.displays.axes import Display
+from tcdecomp.displays.axes import GREY, Display
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,6 +101,10 @@ class TraversalDisplay(Display):
         mosaic = np.concatenate([np.concatenate(list(row), axis=1) for row in self.images])
         ax.imshow(mosaic.clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         height, width = self.images.shape[2:4]
+        for edge in np.arange(1, len(self.reach)) * width - 0.5:
+            ax.axvline(edge, color=GREY, linewidth=0.5)
+        for edge in np.arange(1, len(self.images)) * height - 0.5:
+            ax.axhline(edge, color=GREY, linewidth=0.5)
         names = [f"z{j}  ({kl:.2f})" for j, kl in zip(self.latents, self.kl, strict=True)]
         ax.set_yticks((np.arange(len(names)) + 0.5) * height - 0.5, names)
         ends = (np.array([0, len(self.reach) - 1]) + 0.5) * width - 0.5

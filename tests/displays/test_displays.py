@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 
+import matplotlib
+import matplotlib.style
 import numpy as np
 import pytest
 import torch
@@ -180,4 +183,30 @@ def test_names_leave_room_for_the_picture(dim, name):
     FigureCanvasAgg(display.figure_).draw()
     box, whole = display.ax_.get_window_extent(), display.figure_.get_window_extent()
     assert box.height > whole.height / 3
-    assert box.width > whole.width / 3
+    assert box.width > min(whole.width / 3, 3 * 0.12 * display.figure_.dpi)
+
+
+def test_a_figure_of_its_own_grows_until_all_latents_have_names():
+    codes = RNG.standard_normal((300, 64))
+    gap = mutual_info_gap(codes, FACTORS, correction="miller-madow")
+    for display in (MutualInfoDisplay(gap), ImportanceDisplay(gap.mutual_info)):
+        FigureCanvasAgg(display.plot().figure_).draw()
+        labels = display.ax_.get_yticklabels()
+        assert [label.get_text() for label in labels] == [f"z{j}" for j in range(64)]
+        boxes = [label.get_window_extent() for label in labels]
+        assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+    assert len(rectangles(MutualInfoDisplay(gap).plot().ax_)) == 4
+    assert not rectangles(MutualInfoDisplay(gap).plot(Figure().subplots()).ax_)
+
+
+def test_squares_are_square():
+    display = ImportanceDisplay(np.eye(5, 2)).plot()
+    FigureCanvasAgg(display.figure_).draw()
+    box = display.ax_.get_window_extent()
+    assert box.height / box.width == pytest.approx(5 / 2)
+
+
+def test_intervals_have_the_colour_of_the_style():
+    with matplotlib.style.context("dark_background"):
+        _, _, (bars,) = DISPLAYS["gaps"].plot().ax_.containers[0].lines
+    np.testing.assert_array_equal(bars.get_color(), [[1, 1, 1, 1]])
