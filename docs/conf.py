@@ -51,6 +51,7 @@ MEMBERS = {
     "tcdecomp.minibatch.estimators.Estimator": "__call__",
     "tcdecomp.Bracket": "update, interval, merge, seen, num_batches",
     "tcdecomp.PosteriorBank": "push, clear, state_dict, load_state_dict",
+    "tcdecomp.DensityRatioTC": "estimate, loss",
     "tcdecomp.schedules.WarmUp": "__call__",
     "tcdecomp.schedules.Cyclic": "__call__",
     "tcdecomp.schedules.Capacity": "__call__",

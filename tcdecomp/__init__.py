@@ -8,6 +8,7 @@ from tcdecomp import testing as testing
 from tcdecomp.auditor import audit
 from tcdecomp.dataset import decompose_dataset, decompose_groups
 from tcdecomp.decomposition import decompose
+from tcdecomp.density_ratio import DensityRatioTC
 from tcdecomp.disentanglement import compare, disentanglement_report
 from tcdecomp.loss import TCDecomposition
 from tcdecomp.metrics import mig_score, mutual_info_gap
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bracket",
+    "DensityRatioTC",
     "NoAdapterError",
     "Posterior",
     "PosteriorBank",

@@ -39,7 +39,8 @@ def beta_tcvae(beta: float, **options: Any) -> TCDecomposition:
 def factor_vae(gamma: float, **options: Any) -> TCDecomposition:
     """Return FactorVAE's objective, KL + gamma * TC (Kim & Mnih 2018), without its discriminator.
 
-    ``gamma`` is that paper's weight, added to the 1 that the KL already puts on TC.
+    ``gamma`` is that paper's weight, added to the 1 that the KL already puts on TC. The
+    discriminator is :class:`tcdecomp.DensityRatioTC`.
     """
     return TCDecomposition(beta=1 + gamma, **options)
 

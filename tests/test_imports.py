@@ -20,7 +20,7 @@ FLOORS = [
     {"decomposition", "loss"},
     {"minibatch"},
     {"kernels", "priors", "_evidence"},
-    {"posterior", "schedules", "displays"},
+    {"density_ratio", "displays", "posterior", "schedules"},
     {"terms", "metrics", "_checks", "_autocast", "_processes", "_progress", "_text", "_extras"},
 ]
 ROOTS = [Path(package.__file__).parent for package in (tcdecomp, tcdecomp_adapters)]
