@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +20,7 @@ from tcdecomp.auditor.probes import Probe
 from tcdecomp.minibatch.estimators import inclusive, mss, mws
 from tcdecomp.posterior import LOG_2PI
 
-__all__ = ["COUNTED", "DENSITIES", "MATRICES", "SCALES", "Form", "Matrix", "log_normal"]
+__all__ = ["COUNTED", "DENSITIES", "MATRICES", "RIGHT", "SCALES", "Form", "Matrix", "log_normal"]
 
 Matrix = Callable[[int, float], Tensor]  # (M, N) -> weights: row is the point, column the component
 
@@ -32,6 +32,7 @@ UNKNOWN, NONE = "unknown", "none"
 def symmetric(weights: Callable[[int, Any], tuple[float, float]]) -> Matrix:
     """Return the matrix whose own weight and other weight ``weights`` gives for (M - 1, N)."""
 
+    @lru_cache(64)
     def matrix(size: int, dataset_size: float) -> Tensor:
         own, other = weights(size - 1, dataset_size)
         return constant(size, other).fill_diagonal_(own)
@@ -47,6 +48,7 @@ def constant(size: int, value: float) -> Tensor:
 def paper(special: Callable[[int], Tensor]) -> Matrix:
     """Return the weights of the paper, appendix C.2, given which components are special."""
 
+    @lru_cache(64)
     def matrix(size: int, dataset_size: float) -> Tensor:
         matrix = constant(size, 1 / (size - 1))
         matrix[special(size)] = _special(size, dataset_size)
@@ -56,12 +58,11 @@ def paper(special: Callable[[int], Tensor]) -> Matrix:
 
 
 def _special(size: int, dataset_size: float) -> float:
-    others = size - 1
-    return (dataset_size - others) / (dataset_size * others)
+    return 1 / (size - 1) - 1 / dataset_size
 
 
-def _beside(offset: int) -> Callable[[int], Tensor]:
-    return lambda size: torch.eye(size, dtype=torch.bool).roll(offset, 1)
+def _beside(size: int, offset: int = 1) -> Tensor:
+    return torch.eye(size, dtype=torch.bool).roll(offset, 1)
 
 
 def _first(size: int) -> Tensor:
@@ -71,6 +72,7 @@ def _first(size: int) -> Tensor:
     return special
 
 
+@lru_cache(64)
 def _wrong_columns(size: int, dataset_size: float) -> Tensor:
     """Return the weights of much public code. Its stride is one less than the diagonal's."""
     matrix = constant(size, 1 / (size - 1))
@@ -80,16 +82,21 @@ def _wrong_columns(size: int, dataset_size: float) -> Tensor:
 
 
 # Which component is special to a row: a free choice. Without one of its own, a row is biased.
-CHOICES = (_beside(1), _beside(-1), _beside(2), _first, lambda size: _first(size).flip(0, 1))
-WITHOUT = (
-    lambda size: _beside(1)(size).triu(),
-    lambda size: _beside(-1)(size).tril(),
+CHOICES: tuple[Callable[[int], Tensor], ...] = (
+    _beside,
+    lambda size: _beside(size, -1),
+    lambda size: _beside(size, 2),
+    _first,
+    lambda size: _first(size).flip(0, 1),
+)
+WITHOUT: tuple[Callable[[int], Tensor], ...] = (
+    lambda size: _beside(size).triu(),
+    lambda size: _beside(size, -1).tril(),
     lambda size: _first(size).tril(),
     lambda size: _first(size).T,
     lambda size: _first(size).T.flip(0, 1),
 )
-
-_MATRICES: tuple[tuple[str, Matrix], ...] = (
+MATRICES: tuple[tuple[str, Matrix], ...] = (
     (SYMMETRIC, symmetric(mss)),
     (JACKKNIFE, symmetric(mss)),
     *((PAPER, paper(choice)) for choice in CHOICES),
@@ -98,13 +105,10 @@ _MATRICES: tuple[tuple[str, Matrix], ...] = (
     ("MWS", symmetric(mws)),
     ("inclusive", symmetric(inclusive)),
     ("leave-one-out", symmetric(lambda others, total: (0.0, 1 / others))),
-    ("no weights", lambda size, total: constant(size, 1.0)),
-    ("1/N for all", lambda size, total: constant(size, 1 / total)),
-    ("N/M for all", lambda size, total: constant(size, total / size)),
-    ("1/(M-1) for all", lambda size, total: constant(size, 1 / (size - 1))),
-)
-MATRICES: tuple[tuple[str, Matrix], ...] = tuple(
-    (name, lru_cache(64)(make)) for name, make in _MATRICES
+    ("no weights", symmetric(lambda others, total: (1.0, 1.0))),
+    ("1/N for all", symmetric(lambda others, total: (1 / total, 1 / total))),
+    ("N/M for all", symmetric(lambda others, total: (total / (others + 1), total / (others + 1)))),
+    ("1/(M-1) for all", symmetric(lambda others, total: (1 / others, 1 / others))),
 )
 
 # How often the log-weight is in log q(z), and in each log q(z_j), given D.
@@ -173,9 +177,8 @@ class Form:
     @property
     def right(self) -> Form:
         """The right form with the same answers."""
-        if self.loss or len(self.order) == 3:
-            return Form(loss=self.loss, fixed=self.fixed)
-        return Form(order=(1,), signs=(1,), fixed=self.fixed)
+        right = RIGHT["tc" if len(self.order) == 1 else "terms"]
+        return replace(right, loss=self.loss, fixed=self.fixed)
 
     @property
     def departures(self) -> list[str]:
@@ -185,14 +188,9 @@ class Form:
         return names + [name for name in fields if getattr(self, name) != getattr(right, name)]
 
     @property
-    def only_weights(self) -> bool:
-        """Whether nothing but the weights may be wrong."""
-        return set(self.departures) <= {"estimator"}
-
-    @property
-    def uses_size(self) -> bool:
-        """Whether the weights depend on N."""
-        return not torch.equal(self.matrix(4, 10), self.matrix(4, 100))
+    def cost(self) -> int:
+        """The number of departures, where each wrong sign counts."""
+        return len(self.departures) + max(self.signs.count(-1) - 1, 0)
 
     @property
     def takes_negative_logvar(self) -> bool:
@@ -246,6 +244,14 @@ def _log_densities(probe: Probe, name: str) -> tuple[Tensor, Tensor]:
     z = torch.stack([sample.double() for sample in probe.samples()])
     mu, variance = probe.mu.double(), density.variance(probe.logvar.double())
     return z, log_normal(z[:, :, None], mu, variance, density.q_constant)
+
+
+# The right form, by what the code returns. The weights of a loss are its own.
+RIGHT = {
+    "terms": Form(),
+    "tc": Form(order=(1,), signs=(1,)),
+    "loss": Form(loss=(1.0, 1.0, 1.0)),
+}
 
 
 def log_normal(z: Tensor, mu: Tensor | float, variance: Tensor, constant: int = 1) -> Tensor:

@@ -11,10 +11,9 @@ from torch import Generator, Tensor
 
 from tcdecomp.auditor.forms import Form, log_normal
 from tcdecomp.auditor.probes import SHARPEST, Probe, batch, steep
-from tcdecomp.auditor.report import Verdict, fault, names_of, remark
+from tcdecomp.auditor.report import Verdict, Words, fault, names_of, remark
 from tcdecomp.auditor.search import PRECISE, Findings
 from tcdecomp.auditor.subject import RaisedError, Subject, relative_errors
-from tcdecomp.auditor.words import DIGITS, FLOOR, LARGER, OVERFLOW, UNDERFLOW, Words
 
 __all__ = ["CHECKS"]
 
@@ -24,6 +23,34 @@ FLAT = 0.02  # part of the steepest slope by which any slope may be off
 SLOPE = 0.05  # relative error that a slope may have
 LOWEST = -38.0  # a log-variance
 EXACT = 2 * math.log(1 / 16)  # float32 holds such deviations, and means near 128, exactly
+
+# Name, probable cause and remedy of wrong answers at extremes.
+FLOOR = (
+    "variance has a floor",
+    "logvar is clamped, or a constant is added to the variance",
+    "Lower the floor if posteriors may become so sharp. Draw z with the same variance.",
+)
+OVERFLOW = (
+    "overflow at sharp posteriors",
+    "probably exp(-logvar) is computed in half precision",
+    "Convert z, mu and logvar to float32, and switch autocast off.",
+)
+DIGITS = (
+    "digits lost",
+    "probably the square of z - mu is expanded into products, or half precision is used, or logvar "
+    "is clamped",
+    "Square the difference, or first subtract the mean of mu from z and mu. Use float32.",
+)
+LARGER = (
+    "another form on larger batches",
+    "the form that was found on smaller batches does not hold here",
+    "Compare the code with tcdecomp.decompose on batches of several sizes.",
+)
+UNDERFLOW = (
+    "underflow in many dimensions",
+    "probably densities are summed instead of their logarithms",
+    "Use torch.logsumexp instead of exp().sum().log().",
+)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-__all__ = ["SHARPEST", "Probe", "batch", "ordinary"]
+__all__ = ["SHARPEST", "Probe", "apart", "batch", "ordinary", "together"]
 
 # Batch size, data-set size, dimensions. They are small and all different: no two forms agree.
 SIZES = ((7, 5000, 3), (4, 1000, 3), (6, 7, 2), (5, 300, 1), (4, 20, 1))
@@ -47,31 +47,15 @@ class Probe:
         yield self.mu + deviation
         yield self.mu - deviation
 
-    def of_more(self) -> Probe:
-        """Return the same batch of a larger data set."""
-        return replace(self, dataset_size=3 * self.dataset_size)
 
-    def shifted(self, shift: float = 3.0) -> Probe:
-        """Return the batch with all means moved, which changes neither MI nor TC."""
-        return replace(self, mu=self.mu + shift)
-
-    def shuffled(self) -> Probe:
-        """Return the batch with its rows in another order: odd rows first, the rest reversed."""
-        rows = torch.arange(len(self.mu))
-        rows = torch.cat([rows[1::2], rows[::2].flip(0)])
-        return self.map(lambda tensor: tensor[rows])
-
-    def turned(self) -> Probe:
-        """Return the batch with its dimensions in the opposite order."""
-        return self.map(lambda tensor: tensor.flip(1))
+def normal(size: int, dim: int, generator: Generator) -> Tensor:
+    """Draw from the standard normal distribution."""
+    return torch.randn(size, dim, generator=generator, dtype=torch.float64)
 
 
-def ordinary(generator: Generator) -> list[Probe]:
-    """Return overlapping posteriors of several sizes, which identify a form.
-
-    The log-variances are above 0, so that code that takes them for variances has an answer, too.
-    """
-    return [batch(*sizes, generator, (0.25, 1.0), spread=2.0) for sizes in SIZES]
+def between(low: float, high: float, shape: tuple[int, int], generator: Generator) -> Tensor:
+    """Draw from a uniform distribution."""
+    return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
 
 
 def batch(
@@ -90,14 +74,12 @@ def batch(
     return Probe(mu, logvars, noise, dataset_size)
 
 
-def normal(size: int, dim: int, generator: Generator) -> Tensor:
-    """Draw from the standard normal distribution."""
-    return torch.randn(size, dim, generator=generator, dtype=torch.float64)
+def ordinary(generator: Generator) -> list[Probe]:
+    """Return overlapping posteriors of several sizes, which identify a form.
 
-
-def between(low: float, high: float, shape: tuple[int, int], generator: Generator) -> Tensor:
-    """Draw from a uniform distribution."""
-    return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+    The log-variances are above 0, so that code that takes them for variances has an answer, too.
+    """
+    return [batch(*sizes, generator, (0.25, 1.0), spread=2.0) for sizes in SIZES]
 
 
 def steep(generator: Generator) -> Probe:
@@ -109,15 +91,13 @@ def steep(generator: Generator) -> Probe:
 def apart(size: int, dataset_size: int, dim: int = 1) -> Probe:
     """Return posteriors that do not overlap in any dimension: MI is -log(own weight)."""
     mu = SPACING * (torch.arange(size, dtype=torch.float64) - (size - 1) / 2)
-    return _alike(mu[:, None].repeat(1, dim), dataset_size)
+    mu = mu[:, None].repeat(1, dim)
+    return Probe(mu, torch.full_like(mu, 0.5), torch.ones_like(mu), dataset_size)
 
 
 def together(size: int, dataset_size: int, dim: int = 1) -> Probe:
     """Return identical posteriors: for D = 1, MI is -log(sum of a row's weights)."""
-    return _alike(torch.zeros(size, dim, dtype=torch.float64), dataset_size)
-
-
-def _alike(mu: Tensor, dataset_size: int) -> Probe:
+    mu = torch.zeros(size, dim, dtype=torch.float64)
     return Probe(mu, torch.full_like(mu, 0.5), torch.ones_like(mu), dataset_size)
 
 

@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import torch
 from torch import Generator, Tensor
 
-from tcdecomp.auditor.fit import Explanation, Fit, Pairs
-from tcdecomp.auditor.forms import NONE, UNKNOWN, Form
+from tcdecomp.auditor.forms import (
+    COUNTED,
+    DENSITIES,
+    MATRICES,
+    MISPLACED,
+    NONE,
+    SCALES,
+    UNKNOWN,
+    Form,
+    Matrix,
+    symmetric,
+)
 from tcdecomp.auditor.probes import Probe, apart, ordinary
-from tcdecomp.auditor.subject import Study, Subject, Weights, relative_errors
+from tcdecomp.auditor.subject import Answer, Study, Subject, Weights, relative_errors, weigh
 
-__all__ = ["COARSE", "PRECISE", "Findings", "search"]
+__all__ = ["COARSE", "PRECISE", "Explanation", "Findings", "Fit", "search"]
 
 PRECISE = 1e-4  # relative error of code in single precision, with a margin
 COARSE = 0.03  # the same in half precision
 ROUNDING = 20  # how much larger an error may be elsewhere than on ordinary batches
-EQUAL = 1e-3  # relative difference of weights of a loss
+SAME = 1e-4  # relative error below which forms fit equally well
+MOST = 3  # a form has fewer departures than this, apart from scale, order and signs
+LOG_SIZES = range(4, 20, 2)  # where the fixed N of code is sought first
+STEPS = [2.0**-i for i in range(21)]  # by which it is then approached
+LIKELY, CLOSE = 8, 0.01  # for so many forms, until the steps are smaller; then for the best one
 FREE = 2  # times as many batches identify a loss, whose weights are free
+FEWEST = 5  # batches that contradict a loss with wrong weights
+EQUAL = 1e-3  # relative difference of weights of a loss
+
+Pairs = list[tuple[Probe, Answer]]
+Loss = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A form, and the largest relative error of its predictions."""
+
+    form: Form
+    error: float
 
 
 @dataclass(frozen=True)
@@ -45,12 +76,10 @@ class Findings:
     def estimator(self) -> str:
         """The name of the weights."""
         found = self.known or self.axes
-        if self.plain:
-            return NONE
-        return found.form.estimator if found else UNKNOWN
+        return NONE if self.plain else found.form.estimator if found else UNKNOWN
 
     @property
-    def loss(self) -> tuple[float, float, float] | None:
+    def loss(self) -> Loss | None:
         """The weights of the terms in a loss, if they are known."""
         return self.known.form.loss if self.known else None
 
@@ -98,11 +127,12 @@ def search(subject: Subject, generator: Generator) -> Findings:
     batches = FREE if subject.returns == "loss" else 1
     drawn = [probe for _ in range(batches) for probe in ordinary(generator)]
     pairs = [(probe, subject.read(probe)) for probe in map(subject.rounded, drawn)]
-    change = subject.changes(pairs, lambda probe: probe).max().item()
+    changes = partial(_changes, subject, pairs)
     zero = [answer.values == 0 for probe, answer in pairs if probe.shape[1] > 1]
     zero.append(subject.read(apart(4, 1000, dim=2)).values == 0)
-    uses_size = bool(subject.changes(pairs, Probe.of_more).max() > 0)
-    findings = Findings(subject, generator, pairs, change, torch.stack(zero).all(0), uses_size)
+    uses_size = bool(changes(lambda p: replace(p, dataset_size=3 * p.dataset_size)).max() > 0)
+    again = changes(lambda probe: probe).max().item()
+    findings = Findings(subject, generator, pairs, again, torch.stack(zero).all(0), uses_size)
     if not findings.repeatable or findings.always_zero.any():
         return findings  # there is no one form
     accepted = (PRECISE, COARSE) if _rounds(subject, pairs) else (PRECISE,)
@@ -114,11 +144,19 @@ def search(subject: Subject, generator: Generator) -> Findings:
             known = fit.by_weights()
         if known:
             return replace(findings, known=known)
-    if subject.returns != "terms" or subject.changes(pairs, Probe.turned).max() <= PRECISE:
+    turned = changes(lambda probe: probe.map(lambda tensor: tensor.flip(1)))
+    if subject.returns != "terms" or turned.max() <= PRECISE:
         return findings
     one = [pair for pair in pairs if pair[0].shape[1] == 1]
     axes = Fit(subject, one, accepted[-1]).explain()
-    return replace(findings, axes=axes) if axes and axes.form.only_weights else findings
+    only_weights = axes is not None and set(axes.form.departures) <= {"estimator"}
+    return replace(findings, axes=axes) if only_weights else findings
+
+
+def _changes(subject: Subject, pairs: Pairs, change: Callable[[Probe], Probe]) -> Tensor:
+    """Return how the answers change when the probes do: relative, shape (probes, answers)."""
+    again = torch.stack([subject.read(change(probe)).values for probe, _ in pairs])
+    return relative_errors(again, torch.stack([answer.values for _, answer in pairs]))
 
 
 def _rounds(subject: Subject, pairs: Pairs) -> bool:
@@ -128,5 +166,134 @@ def _rounds(subject: Subject, pairs: Pairs) -> bool:
         return True
     # A shift changes DWKL, and a loss that contains it, but neither MI nor TC.
     unchanged = {"terms": 2, "tc": 1, "loss": 0}[subject.returns]
-    changes = subject.changes(pairs, Probe.shifted).sort(1).values[:, :unchanged]
-    return bool((changes > PRECISE).any())
+    changes = _changes(subject, pairs, lambda probe: replace(probe, mu=probe.mu + 3))
+    return bool((changes.sort(1).values[:, :unchanged] > PRECISE).any())
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The search for a form whose predictions have no more than this relative error."""
+
+    subject: Subject
+    pairs: Pairs
+    accepted: float
+
+    def explain(
+        self, matrices: Sequence[tuple[str, Matrix]] = MATRICES, fixed: int | None = None
+    ) -> Explanation | None:
+        """Return the form with the fewest departures that fits, or None."""
+        candidates: list[Explanation] = []
+        for number in range(MOST):
+            for core in _cores(matrices, number):
+                candidates += self._fitting(replace(core, fixed=fixed))
+            limit = max(SAME, 4 * min((c.error for c in candidates), default=0.0))
+            # No two forms agree in full precision; in half precision all must be compared.
+            if candidates and (limit == SAME or number == MOST - 1):
+                best = (c for c in candidates if c.error <= limit)
+                return min(best, key=lambda c: (c.form.cost, c.error))
+        return None
+
+    def by_weights(self) -> Explanation | None:
+        """Return the form whose own weight, and equal other weights, are measured, or None."""
+
+        @cache
+        def pair(others: int, total: int) -> tuple[float, float]:
+            weights = weigh(self.subject, self.subject.right, others + 1, total)
+            return weights.own, max(weights.row_sum - weights.own, 0.0) / others
+
+        return self.explain([(UNKNOWN, symmetric(pair))])
+
+    def by_size(self) -> Explanation | None:
+        """Return the form with the one N, for all batches, that fits, or None."""
+        error = cache(self._error)
+        matrices = [(name, matrix) for name, matrix in MATRICES if name != MISPLACED]
+        for number in range(MOST):
+            cores = [core for core in _cores(matrices, number) if core.densities == "right"]
+            near = {core: float(min(LOG_SIZES, key=partial(error, core))) for core in cores}
+            for step in STEPS:
+                likely = sorted(near, key=lambda core: error(core, near[core]))
+                near = {
+                    core: min((near[core] + i * step for i in (-1, 0, 1)), key=partial(error, core))
+                    for core in likely[: LIKELY if step > CLOSE else 1]
+                }
+            for core, log_size in near.items():  # the one that is left
+                if error(core, log_size) <= self.accepted:
+                    return self.explain(fixed=_fewest_digits(partial(error, core), log_size))
+        return None
+
+    def _error(self, core: Form, log_size: float) -> float:
+        """Return the error of the core with this N, without a scale or signs of its own."""
+        form = replace(core, fixed=math.exp(log_size))
+        if self.subject.returns == "loss":
+            return _weighted(form, self.pairs)["mean"][1]
+        right = self.subject.right
+        form = replace(form, order=right.order, signs=right.signs)
+        return max(answer.errors(form.predict(probe)).max().item() for probe, answer in self.pairs)
+
+    def _fitting(self, core: Form) -> Iterator[Explanation]:
+        """Yield the core with each scale, and order and signs or weights, that fit."""
+        if self.subject.returns == "loss":
+            few = _weighted(core, self.pairs[:FEWEST])  # which contradict most forms
+            if any(error <= self.accepted for _, error in few.values()):
+                for scale, (weights, error) in _weighted(core, self.pairs).items():
+                    if error <= self.accepted:
+                        yield Explanation(replace(core, scale=scale, loss=weights), error)
+            return
+        outputs = _outputs(len(self.subject.right.order))
+        worst = torch.zeros(len(outputs), dtype=torch.float64)
+        for probe, answer in self.pairs:
+            worst = torch.maximum(worst, _errors(core, probe, answer))
+            if not (worst <= self.accepted).any():
+                return
+        for index in (worst <= self.accepted).nonzero().flatten().tolist():
+            scale, order, signs = outputs[index]
+            form = replace(core, scale=scale, order=order, signs=signs)
+            yield Explanation(form, worst[index].item())
+
+
+def _fewest_digits(error: Callable[[float], float], log_size: float) -> int:
+    """Return the N of fewest digits that fits about as well."""
+    exact = math.exp(log_size)
+    sizes = (round(exact, digits) for digits in range(-8, 0))
+    alike = (n for n in sizes if n and error(math.log(n)) <= 1.5 * error(log_size))
+    return round(next(alike, exact))
+
+
+def _cores(matrices: Sequence[tuple[str, Matrix]], number: int) -> Iterator[Form]:
+    """Yield the forms with so many departures, apart from scale, order and signs."""
+    parts = itertools.product(matrices, COUNTED, DENSITIES)
+    cores = (Form(*weights, counted, densities) for weights, counted, densities in parts)
+    return (core for core in cores if len(core.departures) == number)
+
+
+def _weighted(core: Form, pairs: Pairs) -> dict[str, tuple[Loss, float]]:
+    """Return, for each scale, the weights that fit a loss best, and the largest relative error."""
+    terms = torch.stack([core.terms(probe) for probe, _ in pairs])
+    answers = torch.stack([answer.values for _, answer in pairs])
+    if not (terms.isfinite().all() and answers.isfinite().all()):
+        return {"mean": ((math.nan, math.nan, math.nan), math.inf)}
+    found = dict[str, tuple[Loss, float]]()
+    for name, scale in SCALES.items():
+        scaled = terms * terms.new_tensor([[scale(*probe.shape)] for probe, _ in pairs])
+        weights = torch.linalg.lstsq(scaled, answers).solution
+        alpha, beta, gamma = weights.flatten().tolist()
+        error = relative_errors(scaled @ weights, answers).max().item()
+        found[name] = (alpha, beta, gamma), error
+    return found
+
+
+@cache
+def _outputs(count: int) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Return each scale, order and signs of so many answers."""
+    orders = itertools.permutations(range(3), count)
+    return list(itertools.product(SCALES, orders, itertools.product((1, -1), repeat=count)))
+
+
+def _errors(core: Form, probe: Probe, answer: Answer) -> Tensor:
+    """Return the error for each of _outputs, in their order."""
+    count = len(answer.values)
+    orders = torch.tensor(list(itertools.permutations(range(3), count)))
+    signs = torch.tensor(list(itertools.product((1, -1), repeat=count)))
+    scales = torch.tensor([scale(*probe.shape) for scale in SCALES.values()], dtype=torch.float64)
+    signed = core.terms(probe)[orders][:, None] * signs  # (order, signs, answer)
+    return answer.errors(scales[:, None, None, None] * signed).amax(3).flatten()

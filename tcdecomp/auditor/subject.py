@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from tcdecomp._checks import without_doubts
-from tcdecomp.auditor.forms import Form, constant
+from tcdecomp.auditor.forms import RIGHT, Form, constant
 from tcdecomp.auditor.probes import SHARPEST, Probe, apart, between, normal, together
 from tcdecomp.dataset.decomposition import decompose_dataset
 from tcdecomp.decomposition import decompose
@@ -77,8 +77,7 @@ class Subject:
     @property
     def right(self) -> Form:
         """The right form; of a loss, the one with weights of 1."""
-        loss = (1.0, 1.0, 1.0) if self.returns == "loss" else None
-        return Form(order=(1,), signs=(1,)) if self.returns == "tc" else Form(loss=loss)
+        return RIGHT[self.returns]
 
     def rounded(self, probe: Probe) -> Probe:
         """Return the probe in the dtype in which the code gets it."""
@@ -93,13 +92,6 @@ class Subject:
         ]
         at_zero = torch.tensor([[bool((term == 0).any()) for term in terms] for terms in answers])
         return Answer(torch.stack([_means(terms) for terms in answers]).detach(), at_zero.any(0))
-
-    def changes(
-        self, pairs: list[tuple[Probe, Answer]], change: Callable[[Probe], Probe]
-    ) -> Tensor:
-        """Return how the answers change when the probes do: relative, shape (probes, answers)."""
-        again = torch.stack([self.read(change(probe)).values for probe, _ in pairs])
-        return relative_errors(again, torch.stack([answer.values for _, answer in pairs]))
 
     def terms(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int) -> Tensor:
         """Return the answers, shape (answers,), with their graph if the code leaves one."""
@@ -119,21 +111,16 @@ class Subject:
             ) from error
         if self.returns != "terms":
             return [_checked(result, len(z), self.returns)]
-        return [_checked(term, len(z)) for term in _three(result)]
+        if not isinstance(result, (tuple, list)):  # Terms is a tuple, too
+            raise _refusal(type(result).__name__)
+        terms = result[:3] if isinstance(result, Terms) else result
+        if len(terms) != 3:
+            raise _refusal(f"{type(terms).__name__} of length {len(terms)}")
+        return [_checked(term, len(z)) for term in terms]
 
 
 def _means(terms: list[Tensor]) -> Tensor:
     return torch.stack([term.mean() for term in terms])
-
-
-def _three(result: object) -> tuple[object, ...]:
-    if isinstance(result, Terms):
-        return result[:3]
-    if not isinstance(result, (tuple, list)):
-        raise _refusal(type(result).__name__)
-    if len(result) != 3:
-        raise _refusal(f"{type(result).__name__} of length {len(result)}")
-    return tuple(result)
 
 
 def _checked(term: object, size: int, returns: Returns = "terms") -> Tensor:

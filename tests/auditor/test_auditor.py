@@ -14,10 +14,10 @@ import reference
 from public_faults import FAULTS, RIGHT
 from tcdecomp import TCDecomposition, audit
 from tcdecomp.auditor import probes, subject
-from tcdecomp.auditor.fit import Fit
 from tcdecomp.auditor.forms import COUNTED, DENSITIES, MATRICES, SCALES, Form
+from tcdecomp.auditor.report import DEPARTURES
+from tcdecomp.auditor.search import Fit
 from tcdecomp.auditor.subject import Answer
-from tcdecomp.auditor.words import DEPARTURES
 from tcdecomp.dataset.decomposition import decompose_dataset
 from tolerances import assert_close
 
