@@ -191,7 +191,7 @@ MUTATIONS = (
         "tcdecomp/_autocast.py",
         "return torch.autocast(device.type, enabled=False)",
         "return nullcontext()",
-        "tests/test_decomposition.py",
+        "tests/minibatch/test_families.py::test_autocast_is_off_where_it_would_lower_something",
     ),
     Mutation(
         "NaN swallowed by the blocked kernel",
