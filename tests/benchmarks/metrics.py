@@ -46,9 +46,9 @@ def best(function: Callable[[], float], repeats: int) -> tuple[float, float]:
     """Return the least processor time, and the result."""
     times = []
     for _ in range(repeats):
-        start = time.process_time()
+        start = time.thread_time()
         result = function()
-        times.append(time.process_time() - start)
+        times.append(time.thread_time() - start)
     return min(times), result
 
 
@@ -65,14 +65,19 @@ def main() -> None:
         (options.rows, 10, dsprites),
         (options.rows, 10, (10,) * 5),
         (options.rows, 64, dsprites),
+        (737_280, 10, dsprites),
+        (737_280, 64, dsprites),
     ):
         codes, factors = problem(n, n_latents, cards)
-        old, expected = best(lambda c=codes, f=factors: published(c, f), options.repeats)
         new, score = best(lambda c=codes, f=factors: metrics.mig_score(c, f), options.repeats)
         every, _ = best(lambda c=codes, f=factors: all_table_scores(c, f), options.repeats)
+        name = f"{n:,} x {n_latents}, {'x'.join(map(str, cards))}"
+        if n > options.rows:  # the published formula would need a minute
+            print(f"{name:34}{'':11}{new:9.3f} s{'':7}{every:7.3f} s")
+            continue
+        old, expected = best(lambda c=codes, f=factors: published(c, f), options.repeats)
         if abs(score - expected) > 1e-12:
             raise ValueError(f"the scores differ: {score} and {expected}")
-        name = f"{n:,} x {n_latents}, {'x'.join(map(str, cards))}"
         print(f"{name:34}{old:9.3f} s{new:9.3f} s{old / new:6.1f}x{every:7.3f} s")
 
 

@@ -329,6 +329,7 @@ BAD_OPTIONS = {
 
 
 SCORES = [getattr(metrics, name) for name in metrics.__all__ if name.endswith("_score")]
+SCORES.append(metrics.neighbour_information)
 WITH_FACTORS = [s for s in SCORES if "factors" in inspect.signature(s).parameters]
 OF_NUMBERS = [metrics.mcc_score, metrics.linear_r2_score]  # these have no classes
 
