@@ -6,7 +6,7 @@ from tcdecomp import presets as presets
 from tcdecomp import schedules as schedules
 from tcdecomp import testing as testing
 from tcdecomp.auditor import audit
-from tcdecomp.dataset import decompose_dataset, decompose_groups
+from tcdecomp.dataset import decompose_dataset, decompose_groups, density_mig_score
 from tcdecomp.decomposition import decompose
 from tcdecomp.density_ratio import DensityRatioTC
 from tcdecomp.disentanglement import compare, disentanglement_report
@@ -38,6 +38,7 @@ __all__ = [
     "decompose_family",
     "decompose_groups",
     "decompose_sites",
+    "density_mig_score",
     "disentanglement_report",
     "encode",
     "find_seam",

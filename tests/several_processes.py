@@ -12,7 +12,8 @@ from torch import distributed, multiprocessing, nn
 from torch.distributions import Normal
 from torch.nn.parallel import DistributedDataParallel
 
-from tcdecomp import Posterior, TCDecomposition, decompose, decompose_dataset
+from tcdecomp import Posterior, TCDecomposition, decompose, decompose_dataset, mutual_info_gap
+from tcdecomp.dataset import DensityTables, density_mutual_info_gap
 from tcdecomp.dataset.groups import decompose_groups
 from tcdecomp.minibatch.bank import PosteriorBank
 
@@ -95,6 +96,19 @@ def evaluate(rows):
     return differences
 
 
+def densities(rows):
+    """Return how far the information in all processes' tables is from that of one process."""
+    g = torch.Generator().manual_seed(0)
+    mu = torch.randn(SIZE, DIM, generator=g, dtype=torch.float64)
+    factors = torch.arange(SIZE) // 3  # of which no process has all values
+    want = density_mutual_info_gap(mu, mu - 4, factors).mutual_info
+    tables = DensityTables()
+    tables.update(mu[rows], mu[rows] - 4, factors[rows])
+    shared = tables.tables(process_group="world")
+    got = density_mutual_info_gap(mu[rows], mu[rows] - 4, factors[rows], process_group="world")
+    return [float(abs(x.mutual_info - want).max()) for x in (mutual_info_gap(shared), got)]
+
+
 def without_a_generator(rows):
     """Return a term as each process gives it that draws from a seed of the first one's."""
     torch.manual_seed(distributed.get_rank())
@@ -161,6 +175,9 @@ def complaints_of_one(own):
         "flat": told(decompose, z[:, 0] if wrong else z, mu, logvar, N, **world),
         "samples": told(decompose_dataset, mu, logvar, num_samples=50 if wrong else 100, **world),
         "groups": told(decompose_groups, mu, logvar, groups, **world),
+        "factors": told(
+            density_mutual_info_gap, mu, logvar, torch.arange(len(mu) + wrong) % 2, **world
+        ),
         "data set": told(decompose_dataset, mu * torch.nan if wrong else mu, logvar, **world),
     }
 
@@ -201,6 +218,7 @@ def main(rank, cuts, folder):
     result = {name: compare(rows, options, False) for name, options in LOSSES.items()}
     result["bank"] = compare(rows, LOSSES["mss"], True)
     result["evaluation"] = evaluate(rows)
+    result["densities"] = densities(rows)
     result["shared seed"] = without_a_generator(rows)
     result["no rows"] = complaint(rows, rows=0)
     result["dim"] = complaint(rows, dim=2)

@@ -45,6 +45,18 @@ def test_an_evaluation_shared_is_that_of_one_process(ranks, marginals):
         assert rank["evaluation"][marginals] < 1e-12
 
 
+def test_tables_of_densities_are_those_of_one_process(ranks):
+    for rank in ranks:
+        assert max(rank["densities"]) < 1e-10
+
+
+def test_tables_of_densities_that_one_process_is_refused(ranks):
+    for index, rank in enumerate(ranks):
+        own = "mu and factors must have one row per item each; got "
+        want = own if index == 1 else "rank 1 raised an error; see its traceback"
+        assert rank["factors"].startswith(want)
+
+
 def test_an_evaluation_without_generators_is_the_same_everywhere(ranks):
     assert len({rank["shared seed"] for rank in ranks}) == 1
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tcdecomp.metrics.columns import Columns, list_names, warn_caller
 
-__all__ = ["Classes", "find_classes"]
+__all__ = ["Classes", "check_classes", "distinct_classes", "find_classes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +65,46 @@ def find_classes(columns: Columns, as_numbers: str) -> list[Classes]:
     UserWarning
         If values of a column differ by rounding alone.
     """
-    pairs = zip(columns.names, columns.arrays, strict=True)
-    classes = [_find(columns.argument, name, array) for name, array in pairs]
-    _refuse_continuous(columns, classes, as_numbers)
-    _refuse_row_numbers(columns, classes, as_numbers)
-    for name, array, found in zip(columns.names, columns.arrays, classes, strict=True):
-        _warn_of_rounding(columns.argument, name, array, found.values)
+    classes = distinct_classes(columns)
+    check_classes(columns.argument, columns.names, classes, columns.shape[0], as_numbers)
     return classes
+
+
+def distinct_classes(columns: Columns) -> list[Classes]:
+    """Return the classes of each column, whatever they look like.
+
+    Raises
+    ------
+    TypeError
+        If a column holds neither labels nor real numbers.
+    """
+    pairs = zip(columns.names, columns.arrays, strict=True)
+    return [_find(columns.argument, name, array) for name, array in pairs]
+
+
+def check_classes(
+    argument: str, names: Sequence[str], classes: Sequence[Classes], n: int, as_numbers: str
+) -> None:
+    """Raise and warn as :func:`find_classes` does, from the classes of n rows."""
+    named = dict(zip(names, classes, strict=True))
+    if suspects := [
+        name
+        for name, found in named.items()
+        if len(found) > max(10, n / 5) and _has_fractions(found.values)
+    ]:
+        raise ValueError(
+            f"{argument} look continuous in {list_names(suspects)}: floats with more "
+            f"distinct values than a fifth of the {n} rows, and each value would be a class. If "
+            f"they are quantities, {as_numbers}"
+        )
+    if n > 10 and (suspects := [name for name, found in named.items() if len(found) == n]):
+        raise ValueError(
+            f"{argument} must not have a different value in every row, as a row number or "
+            f"an identifier has; got {n} values in {n} rows in {list_names(suspects)}. Leave that "
+            f"column out. If it is a quantity, {as_numbers}"
+        )
+    for name, found in named.items():
+        _warn_of_rounding(argument, name, found.values)
 
 
 def _find(argument: str, name: str, array: NDArray[Any]) -> Classes:
@@ -113,36 +146,11 @@ def _is_dense(values: NDArray[Any]) -> bool:
     return high - low < 1 << 16 and low > -(1 << 62) and high < 1 << 62
 
 
-def _refuse_continuous(columns: Columns, classes: Sequence[Classes], as_numbers: str) -> None:
-    n, _ = columns.shape
-    pairs = zip(columns.arrays, classes, strict=True)
-    if suspects := columns.named(
-        len(found) > max(10, n / 5) and _has_fractions(array) for array, found in pairs
-    ):
-        raise ValueError(
-            f"{columns.argument} look continuous in {list_names(suspects)}: floats with more "
-            f"distinct values than a fifth of the {n} rows, and each value would be a class. If "
-            f"they are quantities, {as_numbers}"
-        )
-
-
-def _refuse_row_numbers(columns: Columns, classes: Sequence[Classes], as_numbers: str) -> None:
-    n, _ = columns.shape
-    if n > 10 and (suspects := columns.named(len(found) == n for found in classes)):
-        raise ValueError(
-            f"{columns.argument} must not have a different value in every row, as a row number or "
-            f"an identifier has; got {n} values in {n} rows in {list_names(suspects)}. Leave that "
-            f"column out. If it is a quantity, {as_numbers}"
-        )
-
-
 def _has_fractions(array: NDArray[Any]) -> bool:
     return array.dtype.kind == "f" and bool((array % 1).any())
 
 
-def _warn_of_rounding(
-    argument: str, name: str, array: NDArray[Any], distinct: NDArray[Any]
-) -> None:
+def _warn_of_rounding(argument: str, name: str, distinct: NDArray[Any]) -> None:
     if not _has_fractions(distinct):
         return
     single = np.array_equal(distinct, distinct.astype(np.float32))
