@@ -27,6 +27,12 @@ class TCVAE(TCVAEMixin, LightningModule):
     ``dataset_size``, ``likelihood`` and ``lr`` are hyperparameters. Load a checkpoint with
     ``TCVAE.load_from_checkpoint(path, encoder=..., decoder=..., criterion=...)``.
 
+    *FactorVAE*: with ``density_ratio`` a discriminator estimates the total correlation, in place of
+    the batch; see :class:`tcdecomp.DensityRatioTC`. The first half of each batch trains the VAE.
+    Both halves then train the discriminator, by an optimizer of its own. ``train/discriminator`` is
+    its loss. Lightning counts the steps of both optimizers in ``max_steps`` and ``global_step``.
+    This needs one process, and batches of at least 4 items.
+
     Parameters
     ----------
     encoder : torch.nn.Module
@@ -41,6 +47,11 @@ class TCVAE(TCVAEMixin, LightningModule):
         Of x in [0, 1], or of unit variance.
     lr : float
         Learning rate of Adam.
+    density_ratio : DensityRatioTC, optional
+        Estimates the total correlation, with the criterion's weights:
+        ``TCVAE(..., presets.factor_vae(gamma), ..., density_ratio=DensityRatioTC(latents))``.
+    density_ratio_lr : float
+        Learning rate of its Adam.
 
     Raises
     ------

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from tcdecomp import Posterior, TCDecomposition
+from tcdecomp import DensityRatioTC, Posterior, TCDecomposition
 from tcdecomp.plugins import as_posterior, check_criterion, checked_int
 
 __all__ = ["TCVAEMixin"]
@@ -35,6 +35,9 @@ class TCVAEMixin(nn.Module):
 
     trainer: Any
     log_dict: Callable[..., Any]
+    optimizers: Callable[..., Any]
+    manual_backward: Callable[..., Any]
+    automatic_optimization: bool
     save_hyperparameters: Callable[..., Any]
 
     def __init__(
@@ -45,6 +48,9 @@ class TCVAEMixin(nn.Module):
         dataset_size: int,
         likelihood: str = "bernoulli",
         lr: float = 1e-3,
+        *,
+        density_ratio: DensityRatioTC | None = None,
+        density_ratio_lr: float = 1e-4,
     ) -> None:
         super().__init__()
         if not isinstance(criterion, TCDecomposition):
@@ -53,12 +59,18 @@ class TCVAEMixin(nn.Module):
         if likelihood not in _NEGATIVE_LOG_LIKELIHOODS:
             names = ", ".join(map(repr, _NEGATIVE_LOG_LIKELIHOODS))
             raise ValueError(f"likelihood must be one of {names}; got {likelihood!r}")
+        if density_ratio is not None and not isinstance(density_ratio, DensityRatioTC):
+            got = type(density_ratio).__name__
+            raise TypeError(f"density_ratio must be a DensityRatioTC or None; got {got}")
         self.encoder = encoder
         self.decoder = decoder
         self.criterion = criterion
         self.dataset_size = checked_int("dataset_size", dataset_size, 1)
         self.likelihood = likelihood
         self.lr = float(lr)
+        self.density_ratio = density_ratio
+        self.density_ratio_lr = float(density_ratio_lr)
+        self.automatic_optimization = density_ratio is None  # two optimizers take turns otherwise
         self.posterior: Posterior | None = None
         # Numbers and names only: torch loads a checkpoint with anything else only if told to.
         saved = ("dataset_size", "likelihood", "lr")
@@ -78,18 +90,60 @@ class TCVAEMixin(nn.Module):
             )
         return _NEGATIVE_LOG_LIKELIHOODS[self.likelihood](output, x) / len(x)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return reconstruction loss plus criterion, and leave the posterior, detached."""
-        x, posterior = _images(batch), self.encode(batch)
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        """Return reconstruction loss plus criterion, and leave the posterior, detached.
+
+        With a density ratio the step trains both networks itself, and returns None.
+        """
+        if self.density_ratio is None:
+            return self._loss(_images(batch), self.encode(batch))
+        x, x_other = self._halves(_images(batch))
+        posterior = self.encode(x)
+        for_vae, for_ratio = self.optimizers()
+        self._optimize(for_vae, self._loss(x, posterior))
+        with torch.no_grad():
+            z_other = self.encode(x_other).z
+        loss = self.density_ratio.loss(posterior.z, z_other)
+        self._optimize(for_ratio, loss)
+        self.log_dict({"train/discriminator": loss}, batch_size=len(x))
+        return None
+
+    def _loss(self, x: Tensor, posterior: Posterior) -> Tensor:
         reconstruction = self._reconstruction(posterior, x)
         with _one_batch(self.criterion, self._processes_hold_one_batch()):
-            penalty = self.criterion(*posterior, self.dataset_size)
-        loss: Tensor = reconstruction + penalty
+            loss = reconstruction + self._penalty(posterior)
         self.posterior = posterior.detach()
         self.log_dict(
             {"train/loss": loss, "train/reconstruction": reconstruction}, batch_size=len(x)
         )
         return loss
+
+    def _penalty(self, posterior: Posterior) -> Tensor:
+        if self.density_ratio is None:
+            penalty: Tensor = self.criterion(*posterior, self.dataset_size)
+            return penalty
+        z, mu, logvar = posterior
+        terms = self.criterion.decompose(z, mu, logvar, self.dataset_size)
+        estimate = self.density_ratio.estimate(z)
+        return self.criterion.weigh(terms._replace(total_correlation=estimate))
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self._processes_hold_one_batch():
+            raise ValueError(
+                "density_ratio serves one process; got a trainer of "
+                f"{self.trainer.world_size}. Train with devices=1, or without density_ratio"
+            )
+        if len(x) < 4:
+            raise ValueError(
+                "density_ratio needs batches of at least 4 items, two halves of 2; got "
+                f"{len(x)}. Give the DataLoader drop_last=True"
+            )
+        return x[: len(x) // 2], x[len(x) // 2 :]
+
+    def _optimize(self, optimizer: Any, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the reconstruction loss, and with the plain KL the negative ELBO."""
@@ -105,9 +159,18 @@ class TCVAEMixin(nn.Module):
             sync_dist=True,
         )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam over all parameters, a learned prior's among them."""
-        return torch.optim.Adam(self.parameters(), lr=self.lr)
+    def configure_optimizers(self) -> Any:
+        """Return Adam over all parameters, a learned prior's among them.
+
+        A density ratio's parameters have an Adam of their own, with the betas of its paper.
+        """
+        adam = torch.optim.Adam
+        if self.density_ratio is None:
+            return adam(self.parameters(), lr=self.lr)
+        theirs = list(self.density_ratio.parameters())
+        own = [parameter for parameter in self.parameters() if parameter not in set(theirs)]
+        for_ratio = adam(theirs, lr=self.density_ratio_lr, betas=(0.5, 0.9))
+        return [adam(own, lr=self.lr), for_ratio]
 
     def _processes_hold_one_batch(self) -> bool:
         """Tell whether every process of the trainer has other rows of one batch."""
