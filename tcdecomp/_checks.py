@@ -43,11 +43,21 @@ def warn_user(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=level)
 
 
+# Doubts are looked for in the first calls, and in every so many after them.
+FIRST, EVERY = 10, 1000
+
+
 class WarnOnce:
     """Warn of each kind of doubt once, for as long as this object lives."""
 
     def __init__(self) -> None:
         self._told: set[str] = set()
+        self._calls = 0
+
+    def is_due(self) -> bool:
+        """Count a call, and tell whether doubts are to be looked for in it."""
+        self._calls += 1
+        return self._calls <= FIRST or self._calls % EVERY == 1
 
     def __call__(self, kind: str, text: str | None) -> None:
         """Warn with the text, if there is one and the kind was not told before."""
@@ -141,33 +151,38 @@ def check_tensors(**tensors: Tensor) -> None:
     TypeError, ValueError
         As :class:`tcdecomp.Posterior` says.
     """
+    devices = set()
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor; got {type(tensor).__name__}")
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must have a floating-point dtype; got {tensor.dtype}")
+        devices.add(tensor.device)
+    _check_shapes(tensors)
+    if len(devices) > 1:
+        got = ", ".join(str(tensor.device) for tensor in tensors.values())
+        raise ValueError(f"{_names(tensors)} must be on one device; got {got}")
+
+
+def _names(tensors: dict[str, Tensor]) -> str:
     *most, last = tensors
-    names = f"{', '.join(most)} and {last}"
-    _check_shapes(names, tensors)
-    devices = [tensor.device for tensor in tensors.values()]
-    if len(set(devices)) > 1:
-        raise ValueError(f"{names} must be on one device; got {', '.join(map(str, devices))}")
+    return f"{', '.join(most)} and {last}"
 
 
-def _check_shapes(names: str, tensors: dict[str, Tensor]) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    shape = shapes["mu"]
-    samples = shapes.get("z", shape)
+def _check_shapes(tensors: dict[str, Tensor]) -> None:
+    shape, logvar = tensors["mu"].shape, tensors["logvar"].shape
+    samples = tensors["z"].shape if "z" in tensors else shape
     per_item = samples[1:] if len(samples) == 3 else samples
-    if len(shape) != 2 or not shape == shapes["logvar"] == per_item:
+    if len(shape) != 2 or not shape == logvar == per_item:
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         got = ", ".join(map(str, shapes.values()))
         raise ValueError(
-            f"{names} must share one shape (M, D); got {got}{_remedy(tensors['mu'], shapes)}"
+            f"{_names(tensors)} must share one shape (M, D); got "
+            f"{got}{_remedy(tensors['mu'], shapes)}"
         )
-    if 0 in (*samples, *shape):
-        raise ValueError(
-            f"{names} must not be empty; got shape {samples if 0 in samples else shape}"
-        )
+    if 0 in samples or 0 in shape:
+        empty = tuple(samples if 0 in samples else shape)
+        raise ValueError(f"{_names(tensors)} must not be empty; got shape {empty}")
 
 
 def _remedy(mu: Tensor, shapes: dict[str, Any]) -> str:

@@ -83,10 +83,11 @@ def decompose(
         their dtype, z equal to mu. What looks wrong is warned of: a z that is not a sample of
         N(mu, exp(logvar)), rows that repeat without ``items``. The look waits for an accelerator;
         None looks on the CPU only. Under ``torch.compile`` there is no look.
-    kernel : {"auto", "dense", "blocked", "triton"}
-        "blocked" and "triton" need O(M D) memory. "dense" needs O(M^2 D), but serves every
-        transform of torch.func, forward-mode differentiation included. "triton" needs float32 on
-        an NVIDIA GPU. "auto" chooses by device and size.
+    kernel : {"auto", "dense", "blocked", "linear", "triton"}
+        "dense" needs O(M^2 D) memory, but serves every transform of torch.func, forward-mode
+        differentiation included. The others need O(M D). "blocked" sums over all pairs, on any
+        device. "linear" takes the marginals from grids, in O(M) time, with an error below 1e-6.
+        "triton" needs float32 on an NVIDIA GPU. "auto" chooses by device, dtype and size.
 
     Returns
     -------

@@ -22,11 +22,7 @@ from tcdecomp.terms import Terms
 
 __all__ = ["TCDecomposition"]
 
-_OPTIONS = tuple(field.name for field in fields(Options))
 _DEFAULTS = {field.name: field.default for field in fields(Options)} | {"validate": None}
-
-# Doubts are looked for in the first calls, and in every so many after them.
-FIRST, EVERY = 10, 100
 
 
 class TCDecomposition(nn.Module):
@@ -64,9 +60,9 @@ class TCDecomposition(nn.Module):
     validate : bool, optional
         Whether each call looks at values; see :func:`tcdecomp.decompose`. None looks on the CPU
         only: on an accelerator the look would stall every step. Under ``torch.compile`` there is
-        no look. Doubts are looked for in the first 10 calls and in every 100th, and each kind is
+        no look. Doubts are looked for in the first 10 calls and in every 1000th, and each kind is
         warned of once.
-    kernel : {"auto", "dense", "blocked", "triton"}
+    kernel : {"auto", "dense", "blocked", "linear", "triton"}
         As in :func:`tcdecomp.decompose`. Nested transforms of torch.func need "dense", and vmap
         needs ``validate=False``. A bank, items and a process group break torch.compile's graph:
         not with ``fullgraph=True``.
@@ -127,13 +123,18 @@ class TCDecomposition(nn.Module):
         self.process_group = process_group
         self.validate = validate
         self.kernel = kernel
+        self._given: tuple[Any, ...] = ()
         self.options  # noqa: B018 (raises for a wrong option)
-        self._calls, self._doubt = 0, WarnOnce()
+        self._doubt = WarnOnce()
 
     @property
     def options(self) -> Options:
         """The options of its estimates, as its attributes hold them now."""
-        return Options(*[getattr(self, name) for name in _OPTIONS])
+        kind = self.estimator, self.prior, self.kl, self.reduction
+        given = *kind, self.process_group, self.validate, self.kernel
+        if given != self._given:
+            self._options, self._given = Options(*given), given
+        return self._options
 
     def forward(
         self,
@@ -252,10 +253,8 @@ class TCDecomposition(nn.Module):
         *,
         estimates: bool = True,
     ) -> Batch:
-        options, seek = self.options, False
-        if options.looks_at(z) and doubting():
-            seek = self._calls < FIRST or self._calls % EVERY == 0
-            self._calls += 1
+        options = self.options
+        seek = options.looks_at(z) and doubting() and self._doubt.is_due()
         return Batch(
             z,
             mu,

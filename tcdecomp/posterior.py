@@ -16,6 +16,7 @@ from tcdecomp._checks import check_finite, check_logvar, check_tensors, largest_
 __all__ = ["Posterior"]
 
 LOG_2PI = math.log(2 * math.pi)
+_WORKING = (torch.float32,) * 3, (torch.float64,) * 3
 
 
 def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
@@ -142,10 +143,10 @@ class Posterior:
 
     def in_working_precision(self) -> Posterior:
         """Return the three promoted to one dtype: float64 if one has it, float32 otherwise."""
-        dtypes = {self.z.dtype, self.mu.dtype, self.logvar.dtype}
-        dtype = reduce(torch.promote_types, dtypes, torch.float32)
-        if dtypes == {dtype}:
+        dtypes = self.z.dtype, self.mu.dtype, self.logvar.dtype
+        if dtypes in _WORKING:
             return self
+        dtype = reduce(torch.promote_types, dtypes, torch.float32)
         return Posterior(self.z.to(dtype), self.mu.to(dtype), self.logvar.to(dtype))
 
     def check_values(self, *, pairs: bool = False) -> None:
@@ -164,26 +165,25 @@ class Posterior:
             as most VAEs return it in eval mode: total correlation and mutual information would be
             wrong by nats.
         """
-        working = self.in_working_precision().detach()
+        z, mu, logvar = working = [t.detach() for t in self.in_working_precision()]
         # The extremes tell whether there is a fault, in few operations; then it is looked for.
-        lows, highs = zip(*([end.item() for end in torch.aminmax(t)] for t in working), strict=True)
-        lowest, limit = lows[2], largest_logvar(working.logvar.dtype)
-        if not all(map(math.isfinite, lows + highs)) or max(-lowest, highs[2]) > limit:
+        ends = [end.item() for t in working for end in torch.aminmax(t)]
+        farthest, lowest, limit = max(map(abs, ends[:4])), ends[4], largest_logvar(logvar.dtype)
+        if not (all(map(math.isfinite, ends)) and -limit <= lowest and ends[5] <= limit):
             check_finite("z", self.z)
             check_finite("mu", self.mu)
-            check_logvar(working.logvar)
-        if torch.equal(working.z, working.mu.expand_as(working.z)) and self._noise_is_visible():
+            check_logvar(logvar)
+        alike = torch.equal(z, mu if z.dim() == 2 else mu.expand_as(z))
+        if alike and self._noise_is_visible():
             raise ValueError(
                 "z must be a sample from N(mu, exp(logvar)); got z equal to mu, as a VAE in eval "
                 "mode returns it. Draw one with z = Posterior.from_moments(mu, logvar).z"
             )
-        farthest = max(*map(abs, lows[:2] + highs[:2]))
         span = 2 * math.log(max(farthest, 1.0)) - lowest
-        if pairs and span > 0.5 * limit - math.log(4 * working.mu.shape[1]):
-            self._refuse_distance(working, farthest, lowest)
+        if pairs and span > 0.5 * limit - math.log(4 * mu.shape[1]):
+            self._refuse_distance(mu, logvar, farthest, lowest)
 
-    def _refuse_distance(self, working: Posterior, farthest: float, lowest: float) -> None:
-        _, mu, logvar = working
+    def _refuse_distance(self, mu: Tensor, logvar: Tensor, farthest: float, lowest: float) -> None:
         place = int(torch.maximum(logvar, 2 * mu.abs().log()).argmax())
         row, column = divmod(place, mu.shape[1])
         raise ValueError(

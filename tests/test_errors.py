@@ -141,7 +141,7 @@ OPTIONS = {
     "kernel": (
         "fast",
         ValueError,
-        "kernel must be one of 'auto', 'dense', 'blocked', 'triton'; got 'fast'",
+        "kernel must be one of 'auto', 'dense', 'blocked', 'linear', 'triton'; got 'fast'",
     ),
     "prior": ("normal", TypeError, "prior must be None (standard normal), a torch Distribution"),
 }

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.distributions import Normal
 
 from tcdecomp import Bracket, Posterior, TCDecomposition, decompose, decompose_dataset
+from tcdecomp._checks import EVERY
 from tcdecomp._evidence import doubt_of_logvar, doubt_of_rows, doubt_of_sample
 from tolerances import assert_close
 
@@ -177,7 +178,7 @@ def test_a_criterion_tells_once_and_decompose_each_time():
 
 def test_a_criterion_looks_again_later():
     criterion = TCDecomposition(beta=6)
-    for _ in range(100):
+    for _ in range(EVERY):
         criterion(Z, MU, LOGVAR, 10_000)
     with pytest.warns(UserWarning, match="standard deviation"):
         criterion(Z, MU, 0.5 * LOGVAR, 10_000)

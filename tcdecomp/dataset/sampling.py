@@ -21,8 +21,7 @@ from tcdecomp._evidence import doubt_of_logvar
 from tcdecomp._processes import Division, shared_refusal
 from tcdecomp._progress import progress
 from tcdecomp.dataset.quadrature import mean_log_marginals
-from tcdecomp.kernels import log_sum
-from tcdecomp.kernels.components import Components
+from tcdecomp.kernels import Components, log_joint, log_sum
 from tcdecomp.posterior import LOG_2PI, Posterior, log_normal
 from tcdecomp.priors import Prior, closed_form_kl_j, differs_by_item, factors_of, log_prior
 from tcdecomp.terms import Terms
@@ -256,7 +255,7 @@ class _DataSet:
         if len(group) == z.shape[1]:
             return joint
         components = Components(self.mu[:, group], self.logvar[:, group])
-        return log_sum(z[:, group], components, keep="all")[0] - math.log(len(self.mu))
+        return log_joint(z[:, group], components) - math.log(len(self.mu))
 
 
 def _log_marginals(mu: Tensor, logvar: Tensor, division: Division) -> Tensor | None:

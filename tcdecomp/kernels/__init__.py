@@ -1,9 +1,9 @@
 """Log-densities of mixtures of Gaussians: the expensive part of every estimate.
 
 Each kernel is a file that opens with the mathematics that it computes: ``dense`` (the reference),
-``blocked`` (all pairs in linear memory, any device), ``compiled`` (float32 on the CPU, by numba;
-the marginals in linear time) and ``triton`` (CUDA). The four functions here are all that the rest
-of the library calls. This file alone decides which kernel serves.
+``blocked`` (all pairs in linear memory, any device), ``linear`` (the marginals in linear time, any
+device), ``compiled`` (the same for float32 on the CPU, by numba) and ``triton`` (CUDA). The rest of
+the library calls only the functions here. This file alone decides which kernel serves.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "Keep",
     "Kernel",
     "LogSums",
+    "log_joint",
     "log_mixture",
     "log_sum",
     "log_sums",
@@ -34,10 +35,12 @@ __all__ = [
 ]
 
 # "auto" chooses among the others by device, dtype and size.
-Kernel = Literal["auto", "dense", "blocked", "triton"]
+Kernel = Literal["auto", "dense", "blocked", "linear", "triton"]
 
 # Up to this many densities on the CPU, the few operations of the dense kernel cost less.
 DENSE_UP_TO = 2**16
+# From this many pairs on, grids cost less than pairs in plain torch.
+LINEAR_FROM = 2**20
 # Log of the largest weight of others over that of the own component for which grids are accurate.
 FARTHEST = 18.0
 
@@ -65,9 +68,10 @@ def log_sum(
         for i < M, and all later ones belong to others.
     keep : {"all", "own", "others"}
         Which components count.
-    kernel : {"auto", "dense", "blocked", "triton"}
+    kernel : {"auto", "dense", "blocked", "linear", "triton"}
         "dense" needs O(M K D) memory and serves every transform of torch.func, the others need
-        O((M + K) D).
+        O((M + K) D). "linear" takes the marginals from grids, where weights are numbers and not
+        -inf and there are no items; elsewhere, "blocked" serves in its place.
 
     Returns
     -------
@@ -98,6 +102,17 @@ def log_sums(
         return LogSums(own_j.sum(1), others, own_j, others_j)
     own, own_j = log_sum(z, components, items, keep="own", kernel=kernel)
     return LogSums(own, others, own_j, others_j)
+
+
+def log_joint(z: Tensor, components: Components, *, kernel: Kernel = "auto") -> Tensor:
+    """Return the joint log-sums over all components, shape (M,), without a gradient.
+
+    Parameters and errors are those of :func:`log_sum`.
+    """
+    name = _kernel_of_mixture(kernel, z, components.mu, 0.0, 0.0, None)
+    if name not in ("compiled", "linear"):
+        return log_sum(z, components, keep="all", kernel=kernel)[0]
+    return operators.log_joint(z, *components[:2], name)
 
 
 def log_mixture(
@@ -138,30 +153,35 @@ def mean_log_mixture(
     *,
     joint: float,
     marginal: float,
+    kl: float = 0.0,
     kernel: Kernel = "auto",
 ) -> Tensor:
-    """Return ``joint * mean_i log q(z_i) + marginal * mean_i sum_j log q(z_ij)``, a scalar.
+    """Return a loss that is made of means over the points, a scalar.
 
-    A mean-reduced training loss needs no more of the mixture. Where it pays, the value and its
-    gradient are computed in one pass. Component i is point i's own for i < M.
+    It is ``joint * log q(z) + marginal * sum_j log q(z_j) + kl * KL(q(z|n) || N(0, I))``. Where it
+    pays, the value and its gradient are computed in one pass. Component i is point i's own for
+    i < M.
 
     Parameters
     ----------
-    joint, marginal : float
-        Coefficients of the two means.
+    joint, marginal, kl : float
+        Coefficients of the means.
     z, components, log_own, log_other, kernel
         As in :func:`log_mixture`, with its errors.
     """
     mu, logvar, _ = components
     name = _kernel_of_mixture(kernel, z, mu, log_own, log_other, None)
-    trained = torch.is_grad_enabled() and any(t.requires_grad for t in (z, mu, logvar))
+    trained = torch.is_grad_enabled() and (
+        z.requires_grad or mu.requires_grad or logvar.requires_grad
+    )
     weighted = -math.inf not in (log_own, log_other)
     if trained and weighted and kernel == "auto" and name == "dense":
         name = "blocked"  # in one pass it takes fewer operations than autograd
-    if not (trained and weighted) or name in ("dense", "triton"):
-        log_qz, log_qz_j = log_mixture(z, components, log_own, log_other, kernel=kernel)
-        return joint * log_qz.mean() + marginal * log_qz_j.sum(1).mean()
-    return operators.mean_log_mixture(z, mu, logvar, log_own, log_other, joint, marginal, name)
+    if weighted and name not in ("dense", "triton"):
+        options = log_own, log_other, joint, marginal, kl, name
+        return operators.mean_log_mixture(z, mu, logvar, *options, trained=trained)
+    log_q, log_q_j = log_mixture(z, components, log_own, log_other, kernel=kernel)
+    return operators.mean_of(log_q, log_q_j, mu, logvar, joint, marginal, kl)
 
 
 def _kernel_of_mixture(
@@ -175,14 +195,17 @@ def _kernel_of_mixture(
     """Return the name of the kernel that serves."""
     if kernel == "triton":
         _check_triton(z)
-    if kernel != "auto":
+    if kernel not in ("auto", "linear"):
         return kernel
-    on_cpu = z.device.type == "cpu"
-    compiles = on_cpu and z.dtype == torch.float32 and _is_usable("compiled")
-    if compiles and _takes_grids(z, mu, log_own, log_other, items):
-        return "compiled"
+    on_cpu, chosen = z.device.type == "cpu", kernel == "linear"
+    exact = z.dtype == torch.float64 or not on_cpu  # and not yet run on a CUDA device
+    if (chosen or not exact) and _takes_grids(z, mu, log_own, log_other, items):
+        if on_cpu and z.dtype == torch.float32 and _is_usable("compiled"):
+            return "compiled"
+        if chosen or z.shape[0] * mu.shape[0] >= LINEAR_FROM:
+            return "linear"
     small = on_cpu and z.numel() * mu.shape[0] <= DENSE_UP_TO
-    return "dense" if small else "blocked"
+    return "dense" if small and not chosen else "blocked"
 
 
 def _takes_grids(
@@ -193,7 +216,9 @@ def _takes_grids(
     items: Tensor | None,
 ) -> bool:
     """Tell whether the marginals may come from grids, on which a point's own is there, too."""
-    if items is not None or isinstance(log_own, Tensor) or isinstance(log_other, Tensor):
+    if isinstance(log_own, Tensor) or isinstance(log_other, Tensor):
+        return False
+    if items is not None or z.device.type == "mps":  # which has no float64
         return False
     same = log_own == log_other > -math.inf
     return same or (len(z) <= len(mu) and -math.inf < log_other - log_own < FARTHEST)

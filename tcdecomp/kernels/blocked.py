@@ -29,7 +29,7 @@ from torch import Tensor, inf
 from tcdecomp.kernels.dense import log_weights
 from tcdecomp.posterior import LOG_2PI
 
-__all__ = ["CUT", "log_mixture", "log_mixture_backward", "mean_log_mixture", "softmax"]
+__all__ = ["CUT", "log_mixture", "log_mixture_backward", "mean_log_mixture", "softmax", "with_kl"]
 
 # Elements of a block on the CPU, where it should fit in a core's cache, and elsewhere.
 BLOCK_ON_CPU = 2**17
@@ -89,21 +89,40 @@ def mean_log_mixture(
     log_other: float,
     joint: float,
     marginal: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return ``joint * mean log q(z) + marginal * mean sum_j log q(z_j)`` and its gradients.
+    kl: float,
+    *,
+    gradients: bool = True,
+) -> tuple[Tensor, ...]:
+    """Return a loss made of means over points, a scalar, and its gradients for the three inputs.
 
-    The upstream factors are known before the backward. So a block gives its share of the gradient
+    The loss is ``joint * log q(z) + marginal * sum_j log q(z_j) + kl * KL(q(z|n) || N(0, I))``. The
+    upstream factors are known before the backward. So a block gives its share of the gradient
     while its exponentials are there: half the exponentials of a forward and a backward.
     """
     size, dim = z.shape
     factors = z.new_full((dim + 1,), marginal / size)
     factors[-1] = joint / size
-    gradients, value = _Gradients.zeros(z, mu), z.new_zeros(())
+    sums, value = _Gradients.zeros(z, mu), z.new_zeros(())
     for block in _blocks(z, mu, logvar, log_own - log_other, None):
         log_sums, shares = softmax(block.logs)
         value = value + factors @ log_sums.sum(1)
-        gradients.add(block, shares.mul_(factors[:, None, None]))
-    return value + (joint + dim * marginal) * log_other, *gradients.finish()
+        if gradients:
+            sums.add(block, shares.mul_(factors[:, None, None]))
+    value = value + (joint + dim * marginal) * log_other
+    return with_kl(value, mu, logvar, kl, size, sums.finish() if gradients else ())
+
+
+def with_kl(
+    value: Tensor, mu: Tensor, logvar: Tensor, kl: float, size: int, of: tuple[Tensor, ...] = ()
+) -> tuple[Tensor, ...]:
+    """Add the mean KL of the first components to a value and to its gradients, if there are any."""
+    if kl == 0:
+        return value, *of
+    mu, logvar, factor = mu[:size], logvar[:size], kl / size
+    if of:
+        of[1][:size].add_(mu, alpha=factor)
+        of[2][:size].add_(logvar.expm1(), alpha=0.5 * factor)
+    return value + 0.5 * factor * (mu.square() + logvar.expm1() - logvar).sum(), *of
 
 
 def softmax(logs: Tensor) -> tuple[Tensor, Tensor]:

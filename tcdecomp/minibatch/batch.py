@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from tcdecomp.terms import Terms, zero_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+    from torch.distributions import Distribution
 
 __all__ = ["Batch", "Doubt"]
 
@@ -65,6 +67,7 @@ class Batch:
         self._look = options.looks_at(z)
         self._parts: list[tuple[Tensor | None, Mixture]] = []
         self._world: GlobalBatch | None = None
+        self.prior: Distribution | None = None
         with shared_refusal(asked, mu):
             given = Posterior(z, mu, logvar)
             if items is not None:
@@ -72,15 +75,16 @@ class Batch:
             if self._look:
                 given.check_values(pairs=estimates)
             self.posterior = given.in_working_precision()
-            with no_autocast(given.z.device):
-                self.prior = factors_of(options.prior, self.posterior)
+            if options.prior is not None:
+                with no_autocast(given.z.device):
+                    self.prior = factors_of(options.prior, self.posterior)
             if condition is not None:
                 _check_alone(items=items, bank=bank, process_group=options.process_group)
                 self._parts += mixtures_by_label(
                     self.posterior, condition, dataset_size, options, doubt
                 )
             else:
-                size = checked_size(dataset_size, _distinct(items, len(given.mu)))  # type: ignore[arg-type]
+                size = checked_size(dataset_size, _distinct(items, given.mu))  # type: ignore[arg-type]
                 if bank is not None:
                     _check_bank(bank, given, items, group)
         if self._look and seek and doubting():
@@ -88,8 +92,7 @@ class Batch:
             if items is None:
                 doubt("rows", doubt_of_rows(given.mu, given.logvar))
         if condition is None and (estimates or group is None):
-            with no_autocast(given.z.device):
-                mixture = self._mixture(size, items, bank, asked)
+            mixture = self._mixture(size, items, bank, asked)
             options.estimate.check(mixture)
             self._parts = [(None, mixture)]
 
@@ -141,12 +144,18 @@ class Batch:
             return self.terms().weigh(alpha, beta, gamma)
         weighted = []  # a weight of 0 takes no part, and may overflow
         with no_autocast(self.posterior.z.device):
-            if gamma != 0:
+            together = estimates and gamma != 0 and self._adds_kl()
+            if estimates:
+                coefficients = {"joint": beta - alpha, "marginal": gamma - beta}
+                if together:
+                    coefficients["kl"] = gamma
+                weighted.append(self._mean_log_density(**coefficients))
+            if together and self._look and not math.isfinite(weighted[0].item()):
+                self._kl()  # which names the row whose KL overflows
+            if gamma != 0 and not together:
                 weighted.append(gamma * self._reduce(self._kl()))
             if alpha != gamma:
                 weighted.append((alpha - gamma) * self._reduce(self._log_posterior()))
-            if estimates:
-                weighted.append(self._mean_log_density(joint=beta - alpha, marginal=gamma - beta))
             if not weighted:
                 z, mu, logvar = (zero_of(t).sum(-1) for t in self.posterior)
                 weighted.append(self._reduce(z + mu + logvar))
@@ -168,7 +177,7 @@ class Batch:
             others = Posterior(mu, mu, logvar) if len(mu) else None
             if items is not None:
                 items = torch.cat([items, self._world.others(items[:, None])[:, 0]])
-                checked_size(size, _distinct(items, len(items)))
+                checked_size(size, _distinct(items, items))
         held = None
         if bank is not None and items is not None:
             held = bank.others(self.posterior.mu, items, size)
@@ -193,14 +202,19 @@ class Batch:
         order = torch.cat([part for part, _ in self._parts if part is not None]).argsort()
         return tuple(torch.cat(pieces)[order] for pieces in zip(*answers, strict=True))
 
-    def _mean_log_density(self, *, joint: float, marginal: float) -> Tensor:
+    def _adds_kl(self) -> bool:
+        """Tell whether the kernels take the KL along, at less cost than its own nodes."""
+        normal = self.prior is None and self.options.kl == "closed"
+        return normal and all(self.options.estimate.adds_kl(m) for _, m in self._parts)
+
+    def _mean_log_density(self, **coefficients: float) -> Tensor:
         z, estimator = self.posterior.z, self.options.estimate
         samples = z if z.dim() == 3 else (z,)
         means = [
-            estimator.mean_log_density(
-                mixture, point if rows is None else point[rows], joint=joint, marginal=marginal
-            )
-            * (1.0 if rows is None else len(rows) / z.shape[-2])
+            estimator.mean_log_density(mixture, point, **coefficients)
+            if rows is None
+            else estimator.mean_log_density(mixture, point[rows], **coefficients)
+            * (len(rows) / z.shape[-2])
             for point in samples
             for rows, mixture in self._parts
         ]
@@ -232,8 +246,8 @@ class Batch:
         return reduced
 
 
-def _distinct(items: Tensor | None, rows: int) -> int:
-    return rows if items is None else len(torch.unique(items))
+def _distinct(items: Tensor | None, rows: Tensor) -> int:
+    return rows.shape[0] if items is None else len(torch.unique(items))
 
 
 def _check_alone(**given: object) -> None:

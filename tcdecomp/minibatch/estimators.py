@@ -76,12 +76,17 @@ class Estimator:
         """Return log q(z), shape (M,), and log q(z_j), shape (M, D)."""
         return mixture.weighed(z, *self(mixture.others, mixture.dataset_size))
 
-    def mean_log_density(
-        self, mixture: Mixture, z: Tensor, *, joint: float, marginal: float
-    ) -> Tensor:
-        """Return ``joint * mean log q(z) + marginal * mean sum_j log q(z_j)``, a scalar."""
+    def mean_log_density(self, mixture: Mixture, z: Tensor, **coefficients: float) -> Tensor:
+        """Return ``joint * mean log q(z) + marginal * mean sum_j log q(z_j)``, a scalar.
+
+        ``kl`` is a third coefficient where :meth:`adds_kl`; see :meth:`Mixture.mean_weighed`.
+        """
         weights = self(mixture.others, mixture.dataset_size)
-        return mixture.mean_weighed(z, *weights, joint=joint, marginal=marginal)
+        return mixture.mean_weighed(z, *weights, **coefficients)
+
+    def adds_kl(self, mixture: Mixture) -> bool:
+        """Tell whether :meth:`mean_log_density` takes the KL to the standard normal along."""
+        return mixture.plain
 
     def of_pairs(self, own: Tensor, pairs: Tensor, dataset_size: int) -> Tensor:
         """Return log-densities (M, ...) from those of all pairs of M points and K components.
@@ -134,11 +139,13 @@ class _Jackknife(Estimator):
         self(pairs.shape[1] - 1, dataset_size)
         return jackknife.jackknifed(own, pairs, dataset_size)
 
-    def mean_log_density(
-        self, mixture: Mixture, z: Tensor, *, joint: float, marginal: float
-    ) -> Tensor:
+    def mean_log_density(self, mixture: Mixture, z: Tensor, **coefficients: float) -> Tensor:
         log_qz, log_qz_j = self.log_densities(mixture, z)
+        joint, marginal = coefficients["joint"], coefficients["marginal"]
         return joint * log_qz.mean() + marginal * log_qz_j.sum(1).mean()
+
+    def adds_kl(self, mixture: Mixture) -> bool:
+        return False
 
 
 def _estimator(fewest: int, kind: type[Estimator] = Estimator) -> Callable[[Weights], Estimator]:

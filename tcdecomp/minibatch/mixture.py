@@ -77,14 +77,28 @@ class Mixture:
             sums = sums._replace(own=own, own_j=own_j)
         return [weigh(sums, *self._log_weights(*pair)) for pair in weights]
 
+    @property
+    def plain(self) -> bool:
+        """Whether each point has one own component, and that all of its gradient."""
+        return self.damped is None and self.items is None
+
     def mean_weighed(
-        self, z: Tensor, own: float, other: float, *, joint: float, marginal: float
+        self, z: Tensor, own: float, other: float, *, joint: float, marginal: float, kl: float = 0.0
     ) -> Tensor:
-        """Return ``joint * mean log q(z) + marginal * mean sum_j log q(z_j)``, a scalar."""
-        if self.damped is None and self.items is None:
-            logs = log_weight(own), log_weight(other)
+        """Return ``joint * mean log q(z) + marginal * mean sum_j log q(z_j)``, a scalar.
+
+        A plain mixture adds ``kl`` times the mean KL to the standard normal.
+        """
+        if self.plain:
             return mean_log_mixture(
-                z, self.components, *logs, joint=joint, marginal=marginal, kernel=self.kernel
+                z,
+                self.components,
+                log_weight(own),
+                log_weight(other),
+                joint=joint,
+                marginal=marginal,
+                kl=kl,
+                kernel=self.kernel,
             )
         log_qz, log_qz_j = self.weighed(z, own, other)
         return joint * log_qz.mean() + marginal * log_qz_j.sum(1).mean()

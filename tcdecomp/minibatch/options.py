@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -56,7 +57,7 @@ class Options:
         check_group(self.process_group)
         self.estimate  # noqa: B018 (raises for what is no estimator)
 
-    @property
+    @cached_property
     def estimate(self) -> Estimator:
         """The estimator itself, where the option may be its name or a function."""
         return estimator_of(self.estimator)

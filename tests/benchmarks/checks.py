@@ -3,7 +3,7 @@
     python tests/benchmarks/checks.py
 
 The steps with and without checks take turns; the figures are the thread's CPU time, the median of
-several rounds of 200 steps each, so that looks at every 100th step are in them.
+several rounds of 200 steps each.
 """
 
 import itertools

@@ -16,6 +16,7 @@ from tcdecomp.kernels import (
     blocked,
     compiled,
     dense,
+    linear,
     log_mixture,
     log_sum,
     mean_log_mixture,
@@ -28,8 +29,12 @@ from versions import compiles
 
 F32, F64 = torch.float32, torch.float64
 NOTHING = -math.inf
-VALUE_ERROR = {F64: 1e-10, F32: 2e-5}  # of a log-density of 1 nat or less, else of its size
-GRADIENT_ERROR = {F64: 1e-12, F32: 1e-5}  # of its norm
+# Of a log-density of 1 nat or less, else of its size; and of a gradient's norm.
+ERRORS = {F64: (1e-10, 1e-12), F32: (2e-5, 1e-5)}
+
+
+def errors(kernel, dtype):
+    return (1e-6, 1e-5) if kernel is linear else ERRORS[dtype]
 
 
 def mss(components, size=10**6):
@@ -77,16 +82,17 @@ def reference(case):
     return dense.log_mixture(*leaves, *double(case[3:])), leaves
 
 
-def assert_values(got, want, dtype):
+def assert_values(got, want, kernel=dense):
+    dtype = got.dtype
     finite = want.isfinite()
     assert torch.equal(got.double()[~finite], want[~finite])
     error = (got.double() - want)[finite].abs() / want[finite].abs().clamp_min(1)
-    assert not (error > VALUE_ERROR[dtype]).any()
+    assert not (error > errors(kernel, dtype)[0]).any()
 
 
-def assert_gradients(got, want, dtype):
+def assert_gradients(got, want, kernel=dense):
     for a, b in zip(got, want, strict=True):
-        assert (a.double() - b).norm() <= GRADIENT_ERROR[dtype] * b.norm()
+        assert (a.double() - b).norm() <= errors(kernel, a.dtype)[1] * b.norm()
 
 
 def check_mixture(kernel, case):
@@ -96,24 +102,26 @@ def check_mixture(kernel, case):
     got = kernel.log_mixture(*case)
     g = torch.Generator().manual_seed(1)
     for part in range(2):  # each of the two on its own
-        assert_values(got[part], want[part].detach(), dtype)
+        assert_values(got[part], want[part].detach(), kernel)
         grads = [torch.rand(t.shape, generator=g) * (i == part) for i, t in enumerate(want)]
         value = sum((a * b)[b.isfinite()].sum() for a, b in zip(grads, want, strict=True))
         of_leaves = torch.autograd.grad(value, leaves, retain_graph=True)
         gradients = kernel.log_mixture_backward(*(t.to(dtype) for t in grads), *got, *case)
-        assert_gradients(gradients, of_leaves, dtype)
+        assert_gradients(gradients, of_leaves, kernel)
 
 
 def check_mean(kernel, posterior, weights):
     """Compare a kernel's mean and its gradients, of the joint and of the marginals alone."""
     dtype = posterior[0].dtype
-    for joint, marginal in ((5.0, 0.0), (0.0, -5.0), (2.0, -3.0)):
+    for coefficients in ((5.0, 0.0, 0.0), (0.0, -5.0, 0.0), (0.0, 0.0, 2.0), (2.0, -3.0, 1.0)):
         leaves = [t.clone().requires_grad_() for t in double(posterior)]
-        want = operators._dense_mean(leaves, *weights, joint, marginal)
-        value, *gradients = kernel.mean_log_mixture(*posterior, *weights, joint, marginal)
-        assert abs(value / want - 1) < VALUE_ERROR[dtype]
-        if joint * marginal == 0:  # of constant components they cancel
-            assert_gradients(gradients, torch.autograd.grad(want, leaves), dtype)
+        want = operators._dense_mean(leaves, *weights, *coefficients)
+        value, *gradients = kernel.mean_log_mixture(*posterior, *weights, *coefficients)
+        assert (value - want).abs() <= errors(kernel, dtype)[0] * want.abs()
+        alone = kernel.mean_log_mixture(*posterior, *weights, *coefficients, gradients=False)[0]
+        assert_close(alone, value, dtype)
+        if 0 in coefficients:  # of constant components they cancel
+            assert_gradients(gradients, torch.autograd.grad(want, leaves), kernel)
 
 
 def small_blocks(monkeypatch, elements):
@@ -141,6 +149,11 @@ MIXTURES = [
     (compiled, F32, (301, 131, 3), (0, 0), False, "half dead", 0),
     (compiled, F32, (300, 1000, 3), None, False, "two clusters", 0),
     (compiled, F32, (300, 300, 40), (0, 0), False, "sharp", 0),
+    (linear, F32, (1, 1, 1), (-3, -1), False, "benign", 0),
+    (linear, F64, (5, 8, 3), None, False, "mixed", 0),
+    (linear, F64, (301, 131, 3), (0, 0), False, "half dead", 0),
+    (linear, F32, (300, 1000, 3), None, False, "two clusters", 0),
+    (linear, F64, (300, 300, 40), None, False, "sharp", 0),
 ]
 
 
@@ -176,6 +189,7 @@ MEANS = [
     (compiled, F32, (1000, 1000, 2), "mixed", 0),
     *((compiled, F32, (300, 300, 4), kind, 0) for kind in KINDS),
     *((blocked, F32, (100, 100, 4), kind, 2**17) for kind in KINDS),
+    *((linear, F64, (300, 300, 4), kind, 0) for kind in KINDS),
 ]
 
 
@@ -194,23 +208,10 @@ def test_marginals_from_grids_are_accurate(kind, size):
     z, mu, logvar = (t.numpy() for t in posterior)
     log_own, log_other = mss(200, size)
     want = dense.log_mixture(*double([*posterior, *tensors(posterior[0], log_own, log_other)]))[1]
-    log_q, of_z = np.empty((2, 200, 3))
+    log_q, (of_z, of_components) = np.empty((200, 3)), (np.empty((0, 3)), np.empty((2, 3, 0)))
     none = np.empty((0, 0), np.float32)
-    compiled.add_marginals(
-        z,
-        mu,
-        logvar,
-        log_own,
-        log_other,
-        none,
-        0.0,
-        False,
-        0,
-        3,
-        log_q,
-        of_z,
-        np.zeros((2, 3, 200)),
-    )
+    arguments = z, mu, logvar, log_own, log_other, none, 0.0, 0, 3, log_q, of_z, of_components
+    compiled.add_marginals(*arguments)
     assert abs(log_q - want.numpy()).max() < 1e-6
 
 
@@ -253,10 +254,10 @@ def test_the_highest(values):
 
 def test_threads_of_the_compiled_kernel_change_nothing(monkeypatch):
     batch = distribution("benign", 137, 137, 5)
-    one = compiled.mean_log_mixture(*batch, -3.0, -1.0, 2.0, -3.0)
+    one = compiled.mean_log_mixture(*batch, -3.0, -1.0, 2.0, -3.0, 1.0)
     monkeypatch.setattr(compiled, "THREADED_ABOVE", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    three, again = (compiled.mean_log_mixture(*batch, -3.0, -1.0, 2.0, -3.0) for _ in range(2))
+    three, again = (compiled.mean_log_mixture(*batch, -3.0, -1.0, 2.0, -3.0, 1.0) for _ in range(2))
     for a, b, c in zip(one, three, again, strict=True):
         assert_close(b, a, F32)
         assert torch.equal(b, c)
@@ -284,9 +285,12 @@ def test_which_kernel_serves(monkeypatch, fresh_kernels):
     assert chosen(large.double()) == "blocked"
     assert chosen(small.double()) == "dense"
     assert chosen(small, kernel="blocked") == "blocked"
+    assert chosen(small.double(), kernel="linear") == "linear"
+    assert chosen(small, kernel="linear", weights=(NOTHING, 0.0)) == "blocked"
     kernels._can_import.cache_clear()
     monkeypatch.setattr(kernels, "find_spec", lambda package: None)
     assert chosen(large) == "blocked"
+    assert chosen(torch.ones(1024, 3)) == chosen(small, kernel="linear") == "linear"
 
 
 def test_triton_is_for_nvidia_only():
@@ -306,13 +310,14 @@ def test_a_broken_package_costs_speed_and_a_warning_only(monkeypatch, fresh_kern
     assert chosen(torch.ones(300, 3)) == "blocked"
 
 
-@pytest.mark.parametrize("kernel", ["auto", "dense", "blocked"])
+@pytest.mark.parametrize("kernel", ["auto", "dense", "blocked", "linear"])
 @pytest.mark.parametrize("sizes", [(5, 5), (5, 8), (64, 64)])
 def test_the_mean_is_that_of_the_mixture(kernel, sizes):
     """Also of more components than points, with a weight of 0, and without a gradient."""
     z, *_ = draw_posterior(1, sizes[0], 3)
     _, mu, logvar = draw_posterior(2, sizes[1], 3)
     own = torch.eye(*sizes, dtype=torch.bool)
+    dtype = F32 if kernel == "linear" else F64  # whose tolerance is asked for
     for log_own, log_other in ((-3.0, -1.0), (NOTHING, 0.0)):
         weights = torch.where(own, log_own, log_other)
         logs = log_normal(z[:, None], mu, logvar)
@@ -321,9 +326,19 @@ def test_the_mean_is_that_of_the_mixture(kernel, sizes):
         for point in (z, leaf):
             arguments = (point, Components(mu, logvar), log_own, log_other)
             for got, expected in zip(log_mixture(*arguments, kernel=kernel), want, strict=True):
-                assert_close(got, expected)
-            mean = mean_log_mixture(*arguments, joint=2.0, marginal=-3.0, kernel=kernel)
-            assert_close(mean, 2 * want[0].mean() - 3 * want[1].sum(1).mean())
+                assert_close(got, expected, dtype)
+            mean = mean_log_mixture(*arguments, joint=2.0, marginal=-3.0, kl=4.0, kernel=kernel)
+            own_mu, own_logvar = mu[: len(z)], logvar[: len(z)]
+            kl = 0.5 * (own_mu**2 + own_logvar.exp() - own_logvar - 1).sum(1).mean()
+            assert_close(mean, 2 * want[0].mean() - 3 * want[1].sum(1).mean() + 4 * kl, dtype)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "dense", "blocked", "linear"])
+def test_the_joint_alone(kernel):
+    for kind, dtype in (("mixed", F32), ("benign", F64)):
+        z, mu, logvar = distribution(kind, 30, 140, 3, dtype)
+        want = dense.log_mixture(*double([z, mu, logvar, *tensors(z, 0.0, 0.0)]))[0]
+        assert_values(kernels.log_joint(z, Components(mu, logvar), kernel=kernel), want, linear)
 
 
 def test_each_point_may_have_weights_of_its_own():
@@ -341,7 +356,8 @@ def sums(z, mu, logvar, keep="others"):
 
 
 def mean(z, mu, logvar):
-    return operators.mean_log_mixture(z, mu, logvar, -3.0, -1.0, 2.0, -3.0, "blocked")
+    arguments = (z, mu, logvar, -3.0, -1.0, 2.0, -3.0, 1.0, "blocked")
+    return operators.mean_log_mixture(*arguments, trained=True)
 
 
 def test_first_and_second_derivatives():
@@ -367,7 +383,7 @@ def test_higher_derivatives_of_a_reparameterised_sample(function):
 
     def by_dense(*batch):
         if function is mean:
-            return operators._dense_mean(batch, -3.0, -1.0, 2.0, -3.0)
+            return operators._dense_mean(batch, -3.0, -1.0, 2.0, -3.0, 1.0)
         return dense.log_mixture(*batch, *tensors(mu, NOTHING, 0.0))[1].sum()
 
     for order in (1, 2, 3):
@@ -408,7 +424,7 @@ def test_the_operators_keep_torchs_rules():
     weights = tensors(posterior[0], -3, -1)
     operator = torch.ops.tcdecomp
     torch.library.opcheck(operator.log_mixture, (*posterior, *weights, None, None, "blocked"))
-    arguments = (*posterior, -3.0, -1.0, 2.0, -3.0, "blocked")
+    arguments = (*posterior, -3.0, -1.0, 2.0, -3.0, 1.0, "blocked")
     torch.library.opcheck(operator.mean_log_mixture, arguments)
 
 
@@ -433,14 +449,17 @@ def test_everything_compiles_and_exports_whole(dtype):
     whole(*leaves).backward()
     mixture_and_mean(*want).backward()
     for got, expected in zip(leaves, want, strict=True):
-        assert_gradients([got.grad], [expected.grad.double()], dtype)
+        assert_gradients([got.grad], [expected.grad.double()])
     exported = torch.export.export(Module(), tuple(batch)).module()
     assert_close(exported(*batch), mixture_and_mean(*batch), dtype)
 
 
+SIZES = [(blocked, 6), (compiled, 6), (compiled, 140), (linear, 6)]
+
+
 @pytest.mark.parametrize("which", range(3))
 @pytest.mark.parametrize("row", [0, 4])
-@pytest.mark.parametrize(("kernel", "size"), [(blocked, 6), (compiled, 6), (compiled, 140)])
+@pytest.mark.parametrize(("kernel", "size"), SIZES)
 def test_nan_in_is_nan_out(which, row, kernel, size):
     """A NaN in a component reaches every point, one in a point only that point."""
     batch = distribution("benign", size, size, 2)
@@ -451,24 +470,24 @@ def test_nan_in_is_nan_out(which, row, kernel, size):
     assert marginals[:, 1].isnan().nonzero().flatten().tolist() == hit
     assert marginals[:, 0].isfinite().all()
     for joint, marginal in ((1.0, 0.0), (0.0, 1.0)):
-        value, *gradients = kernel.mean_log_mixture(*batch, -3.0, -1.0, joint, marginal)
+        value, *gradients = kernel.mean_log_mixture(*batch, -3.0, -1.0, joint, marginal, 0.0)
         assert value.isnan()
         assert gradients[1][:, 1].isnan().all()
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
 @pytest.mark.parametrize("which", range(3))
-@pytest.mark.parametrize(("kernel", "size"), [(blocked, 6), (compiled, 6), (compiled, 140)])
+@pytest.mark.parametrize(("kernel", "size"), SIZES)
 def test_infinities_do_not_come_out_as_numbers(which, value, kernel, size):
     batch = distribution("benign", size, size, 2)
     batch[which][3, 1] = value
     case = [*batch, *tensors(batch[0], 0.0, 0.0)]
     for got, want in zip(kernel.log_mixture(*case), dense.log_mixture(*double(case)), strict=True):
         number = got.isfinite()
-        assert_values(got[number], want[number], F32)
+        assert_values(got[number], want[number])
 
 
-@pytest.mark.parametrize("kernel", [blocked, compiled])
+@pytest.mark.parametrize("kernel", [blocked, compiled, linear])
 def test_one_sharp_component_does_not_drown_the_others(kernel):
     """At D = 64 a bound in place of the joint's true maximum would underflow every other row."""
     z, mu, _ = draw_posterior(7, 256, 64, F32)
@@ -477,7 +496,7 @@ def test_one_sharp_component_does_not_drown_the_others(kernel):
     case = [z, mu, logvar, *tensors(z, -9.0, -1.0)]
     want = dense.log_mixture(*double(case))
     for got, expected in zip(kernel.log_mixture(*case), want, strict=True):
-        assert_values(got, expected, F32)
+        assert_values(got, expected)
 
 
 @given(
@@ -494,9 +513,9 @@ def test_extremes_in_float32(low, high, spread, size, seed):
     z = mu + (0.5 * logvar).exp() * z
     case = [z, mu, logvar, *tensors(z, -5.0, -1.0)]
     want = dense.log_mixture(*double(case))
-    for kernel in (blocked, compiled):
+    for kernel in (blocked, compiled, linear):
         for got, expected in zip(kernel.log_mixture(*case), want, strict=True):
-            assert_values(got, expected, F32)
+            assert_values(got, expected)
 
 
 def test_points_far_from_all_components():
@@ -504,26 +523,28 @@ def test_points_far_from_all_components():
     z, mu, logvar = distribution("benign", 140, 140, 2)
     z[5] = 1e4
     case = [z, mu, logvar, *tensors(z, -5.0, -1.0)]
-    for kernel in (blocked, compiled):
+    for kernel in (blocked, compiled, linear):
         check_mixture(kernel, [*case, None, None])
 
 
-@pytest.mark.parametrize("kernel", [blocked, compiled])
+@pytest.mark.parametrize("kernel", [blocked, compiled, linear])
 def test_results_do_not_depend_on_layout_and_repeat_to_the_bit(kernel):
     batch = distribution("benign", 140, 140, 6)
     turned = [t.T.contiguous().T for t in batch]
-    results = [kernel.mean_log_mixture(*b, -3.0, -1.0, 2.0, -3.0) for b in (batch, turned, batch)]
+    results = [
+        kernel.mean_log_mixture(*b, -3.0, -1.0, 2.0, -3.0, 1.0) for b in (batch, turned, batch)
+    ]
     for one, two, three in zip(*results, strict=True):
         assert_close(one, two, F32)
         assert torch.equal(one, three)
 
 
-@pytest.mark.parametrize("kernel", [blocked, compiled])
+@pytest.mark.parametrize("kernel", [blocked, compiled, linear])
 def test_inputs_are_left_alone(kernel):
     batch = distribution("benign", 9, 9, 1)
     before = [t.clone() for t in batch]
     case = [*batch, *tensors(batch[0], -3.0, -1.0)]
     densities = kernel.log_mixture(*case)
     kernel.log_mixture_backward(*densities, *densities, *case)
-    kernel.mean_log_mixture(*batch, -3.0, -1.0, 1.0, 1.0)
+    kernel.mean_log_mixture(*batch, -3.0, -1.0, 1.0, 1.0, 1.0)
     assert all(torch.equal(a, b) for a, b in zip(batch, before, strict=True))

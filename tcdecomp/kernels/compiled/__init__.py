@@ -12,15 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcdecomp.kernels.compiled.arithmetic import F
-from tcdecomp.kernels.compiled.joint import add_joint
+from tcdecomp.kernels.compiled.arithmetic import F, jit
+from tcdecomp.kernels.compiled.joint import add_joint, add_kl
 from tcdecomp.kernels.compiled.marginals import add_marginals
 
-__all__ = ["log_mixture", "log_mixture_backward", "mean_log_mixture"]
+__all__ = [
+    "log_joint",
+    "log_mixture",
+    "log_mixture_backward",
+    "mean_log_mixture",
+]
 
 # Densities of the joint above which a second thread is worth its start.
 THREADED_ABOVE = 2**20
 NO_VECTOR, NO_MATRIX = np.empty(0, F), np.empty((0, 0), F)
+
+Gradients = tuple[Tensor, ...]
 
 
 def log_mixture(
@@ -32,8 +39,15 @@ def log_mixture(
     """
     log_q, log_q_j = z.new_empty(z.shape[0]), z.new_empty(z.shape)
     weights = log_own[0].item(), log_other[0].item()
-    _run(z, mu, logvar, *weights, log_q=log_q.numpy(), log_q_j=log_q_j.numpy())
+    _run(z, mu, logvar, *weights, log_q=log_q.numpy(), log_q_j=log_q_j.numpy(), gradients=False)
     return log_q, log_q_j
+
+
+def log_joint(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """Return the log-sums of all components' densities, shape (M,)."""
+    log_q = z.new_empty(len(z))
+    _run(z, mu, logvar, 0.0, 0.0, log_q=log_q.numpy(), gradients=False, marginals=False)
+    return log_q
 
 
 def log_mixture_backward(
@@ -47,11 +61,10 @@ def log_mixture_backward(
     log_own: Tensor,
     log_other: Tensor,
     *_: None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Gradients:
     """Return the gradients of z, mu and logvar from those of :func:`log_mixture`'s results."""
-    upstream = [t.contiguous().resolve_neg().numpy() for t in (grad, grad_j)]
     weights = log_own[0].item(), log_other[0].item()
-    return _run(z, mu, logvar, *weights, grad=upstream[0], grad_j=upstream[1])[1]
+    return _run(z, mu, logvar, *weights, grad=_array(grad), grad_j=_array(grad_j))[1]
 
 
 def mean_log_mixture(
@@ -62,11 +75,14 @@ def mean_log_mixture(
     log_other: float,
     joint: float,
     marginal: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the value, a scalar, and its gradients for z, mu and logvar."""
-    factors = joint / z.shape[0], marginal / z.shape[0]
-    value, gradients = _run(z, mu, logvar, log_own, log_other, factors=factors)
-    return z.new_tensor(value), *gradients
+    kl: float,
+    *,
+    gradients: bool = True,
+) -> tuple[Tensor, ...]:
+    """Return the value, a scalar, and its gradients; see :mod:`tcdecomp.kernels.blocked`."""
+    factors = tuple(factor / z.shape[0] for factor in (joint, marginal, kl))
+    value, of = _run(z, mu, logvar, log_own, log_other, factors=factors, gradients=gradients)
+    return torch.scalar_tensor(value, dtype=torch.float32), *of
 
 
 def _run(
@@ -76,39 +92,83 @@ def _run(
     log_own: float,
     log_other: float,
     *,
-    log_q: Any = NO_VECTOR,
-    log_q_j: Any = NO_MATRIX,
     grad: Any = NO_VECTOR,
     grad_j: Any = NO_MATRIX,
-    factors: tuple[float, float] = (0.0, 0.0),
-) -> tuple[float, tuple[Tensor, Tensor, Tensor]]:
-    """Return sum_i grad_i log_q_i + sum_ij grad_ij log_q_ij, and its gradients.
+    factors: tuple[float, ...] = (0.0, 0.0, 0.0),
+    log_q: Any = NO_VECTOR,
+    log_q_j: Any = NO_MATRIX,
+    gradients: bool = True,
+    marginals: bool = True,
+) -> tuple[float, Gradients]:
+    """Return the densities times their upstream gradients, added up, and the gradients of that.
 
-    The upstream gradients are arrays, or else ``factors`` for all points. Where the densities are
-    to be put into ``log_q`` and ``log_q_j`` there are no gradients.
+    The upstream gradients are arrays, or else ``factors`` for all points: of log q(z), of
+    log q(z_j), and of the KL. The densities are put into ``log_q`` and ``log_q_j`` unless these
+    are empty.
     """
+    inputs = _array(z), _array(mu), _array(logvar), log_own, log_other, grad, grad_j, factors
     (size, dim), components = z.shape, mu.shape[0]
     threads = torch.get_num_threads() if size * components * dim > THREADED_ABOVE else 1
-    inputs = [t.contiguous().resolve_neg().numpy() for t in (z, mu, logvar)]
-    of_z = np.zeros((min(threads, 2), size, dim), F)
-    of_components = np.zeros((threads, 2, dim, components), F)
-    trained = len(log_q) == 0
+    wanted = int(gradients)
+    of_z = np.zeros((min(threads, 2), wanted * size, dim), F)
+    of_mu, of_logvar = np.empty((2, threads, wanted * components, dim), F)
+    dims = dim if marginals else 0
 
     def share(t: int) -> Any:
-        rows, dims = ((t * n // threads, (t + 1) * n // threads) for n in (size, dim))
-        mixture, of = (*inputs, log_own, log_other), of_components[t]
-        joint = add_joint(*mixture, grad, factors[0], trained, *rows, log_q, of_z[0], of)
-        return joint + add_marginals(
-            *mixture, grad_j, factors[1], trained, *dims, log_q_j, of_z[-1], of
-        )
+        part = t * size // threads, (t + 1) * size // threads
+        columns = t * dims // threads, (t + 1) * dims // threads
+        results = log_q, log_q_j, of_z[0], of_z[-1], of_mu[t], of_logvar[t]
+        return _add_share(*inputs, *part, *columns, *results)
 
     value = share(0) if threads == 1 else _in_threads(share, threads)
-    for t in range(1, threads):
-        of_components[0] += of_components[t]
-    if threads > 1:
-        of_z[0] += of_z[1]
-    of_mu, of_logvar = (torch.from_numpy(of).T.contiguous() for of in of_components[0])
-    return value, (torch.from_numpy(of_z[0]), of_mu, of_logvar)
+    if not gradients:
+        return value, ()
+    # What is there once needs no sum.
+    total = [of[0] if len(of) == 1 else of.sum(0) for of in (of_z, of_mu, of_logvar)]
+    return value, tuple(map(torch.from_numpy, total))
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.contiguous().resolve_neg().numpy()
+
+
+@jit
+def _add_share(
+    z: Any,
+    mu: Any,
+    logvar: Any,
+    log_own: float,
+    log_other: float,
+    grad: Any,
+    grad_j: Any,
+    factors: tuple[float, float, float],
+    row: int,
+    last_row: int,
+    dim: int,
+    last_dim: int,
+    log_q: Any,
+    log_q_j: Any,
+    of_z: Any,
+    of_z_j: Any,
+    of_mu: Any,
+    of_logvar: Any,
+) -> Any:
+    """Do some points of the joint and of the KL, and some dimensions of the marginals."""
+    value, of_components = 0.0, np.zeros((2, mu.shape[1], of_mu.shape[0]), F)
+    value += add_joint(
+        z, mu, logvar, log_own, log_other, grad, factors[0], row, last_row, log_q, of_z,
+        of_components,
+    )  # fmt: skip
+    value += add_marginals(
+        z, mu, logvar, log_own, log_other, grad_j, factors[1], dim, last_dim, log_q_j, of_z_j,
+        of_components,
+    )  # fmt: skip
+    if factors[2] != 0:
+        value += add_kl(mu, logvar, factors[2], row, last_row, of_components)
+    for k in range(of_mu.shape[0]):
+        for j in range(of_mu.shape[1]):
+            of_mu[k, j], of_logvar[k, j] = of_components[0, j, k], of_components[1, j, k]
+    return value
 
 
 def _in_threads(share: Any, threads: int) -> Any:

@@ -25,7 +25,7 @@ from numba import njit
 from tcdecomp.kernels.compiled.arithmetic import F, exp32, highest, jit
 from tcdecomp.posterior import LOG_2PI
 
-__all__ = ["add_joint"]
+__all__ = ["add_joint", "add_kl"]
 
 STRETCH = 2**14  # elements of mu in a stretch
 ROWS = 2**21  # elements of the weights that are kept at one time
@@ -170,34 +170,47 @@ def _add_points(z, mu, scale, height, log_ratio, grad, start, stop, log_q, of_z,
 
 @jit
 def add_joint(
-    z, mu, logvar, log_own, log_other, grad, factor, trained, first, last, log_q, of_z,
-    of_components,
-):  # fmt: skip
-    """Add the gradients of some points' log q(z), or put it into ``log_q``.
+    z, mu, logvar, log_own, log_other, grad, factor, first, last, log_q, of_z, of_components
+):
+    """Add up some points' log q(z) by their upstream gradients, and make its gradients.
 
-    z and of_z are (M, D), mu and logvar (K, D), of_components (2, D, K). Returned is the sum of
-    log q(z) times the upstream gradients, which are ``grad`` or else ``factor``.
+    z and of_z are (M, D), mu and logvar (K, D), of_components (2, D, K). The upstream gradients are
+    ``grad``, or else ``factor`` for all points. log q(z) is put into ``log_q`` unless that is
+    empty. No gradients are made where ``of_z`` is empty.
     """
     value, joint = 0.0, np.empty(z.shape[0])
-    if trained and grad.shape[0] == 0:
-        grad = np.full(z.shape[0], F(factor))
     columns, scale, height = _columns(mu, logvar)
+    if grad.shape[0] == 0:
+        grad = np.full(z.shape[0], F(factor))
     _add_points(
-        z, columns, scale, height, F(log_own - log_other), grad, first, last, joint, of_z,
-        of_components[0], of_components[1],
+        z, columns, scale, height, F(log_own - log_other), grad if of_z.shape[0] else grad[:0],
+        first, last, joint, of_z, of_components[0], of_components[1],
     )  # fmt: skip
     for i in range(first, last):
         joint[i] += log_other
-        if trained:
-            value += grad[i] * joint[i]
-        else:
+        value += grad[i] * joint[i]
+        if log_q.shape[0]:
             log_q[i] = joint[i]
+    return value
+
+
+@jit
+def add_kl(mu, logvar, factor, first, last, of_components):
+    """Add up the KL of some components (K, D) to the standard normal, and its gradients."""
+    value = 0.0
+    for j in range(mu.shape[1]):
+        for k in range(first, last):
+            m, rise = mu[k, j], math.expm1(logvar[k, j])
+            value += 0.5 * factor * (m * m + rise - logvar[k, j])
+            if of_components.shape[2]:
+                of_components[0, j, k] += factor * m
+                of_components[1, j, k] += 0.5 * factor * rise
     return value
 
 
 @njit(inline="always")
 def _columns(mu, logvar):
-    """Return mu and the scale, (D, K), and the height, (K,)."""
+    """Return mu and the scale, (D, K), and the height, (K,), of components (K, D)."""
     components, dim = mu.shape
     columns, scale = np.empty((dim, components), F), np.empty((dim, components), F)
     height = np.empty(components, F)

@@ -213,7 +213,7 @@ def _add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of
     """Do what :func:`_add_dimension` does without grids."""
     ratio, log_scale = math.exp(log_ratio), -0.5 * logvar
     scale, weights = np.exp(log_scale), np.empty(mu.shape[0])
-    half, value = np.zeros(mu.shape[0]), 0.0
+    half = np.zeros(mu.shape[0])
     for i in range(x.shape[0]):
         total, slope = _densities(x[i], mu, scale, weights)
         if log_ratio != 0.0:
@@ -230,19 +230,18 @@ def _add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of
             factor = 1.0
         log_q[i] += log_other
         if grad.shape[0]:
-            value += grad[i] * log_q[i]
             of_x[i] += grad[i] * slope
             _add_moments(x[i], mu, scale, weights, grad[i] * factor, of_mu, half)
     for k in range(mu.shape[0]):
         of_logvar[k] += 0.5 * half[k]
-    return value
 
 
 @njit(inline="always")
 def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_logvar):
-    """Add the gradients of one dimension to those that are there; return sum_i grad_i log_q_i."""
+    """Put log q(z_j) of one dimension into ``log_q``, and add gradients to those that are there."""
     if not _have_grids(mu, logvar):
-        return _add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_logvar)
+        _add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_logvar)
+        return
     start, order, rank = _sort(mu, logvar)
     std, ratio = np.exp(0.5 * logvar), math.exp(log_ratio)
     centre, log_scale = mu[order], -0.5 * logvar[order]
@@ -252,7 +251,6 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
     windows, at = np.empty((start.shape[0], WINDOW)), np.empty(start.shape[0], np.int64)
     left, weights = np.zeros(grid.shape[0]), np.empty(mu.shape[0])
     moments = np.zeros((2, mu.shape[0]))
-    value = 0.0
     for i in range(x.shape[0]):
         total = slope = nearby = own = q = 0.0
         if log_ratio != 0.0:
@@ -291,14 +289,12 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
             if grad.shape[0]:
                 _add_moments(x[i], centre, scale, weights, grad[i], moments[0], moments[1])
                 of_x[i] += grad[i] * slope
-                value += grad[i] * log_q[i]
             continue
         log_q[i] = math.log(total) + log_other
         if grad.shape[0] == 0:
             continue
         factor = grad[i] / total
         of_x[i] += factor * slope
-        value += grad[i] * log_q[i]
         if log_ratio != 0.0:
             of_mu[i] += factor * own * q / std[i]
             of_logvar[i] += 0.5 * factor * own * (q * q - 1.0)
@@ -315,20 +311,18 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
         for k in range(mu.shape[0]):
             of_mu[order[k]] += moments[0, k]
             of_logvar[order[k]] += 0.5 * moments[1, k]
-    return value
 
 
 @jit
 def add_marginals(
-    z, mu, logvar, log_own, log_other, grad, factor, trained, first, last, log_q, of_z,
-    of_components,
-):  # fmt: skip
-    """Add the gradients of some dimensions' log q(z_j), or put it into ``log_q``, shape (M, D).
+    z, mu, logvar, log_own, log_other, grad, factor, first, last, log_q, of_z, of_components
+):
+    """Add up some dimensions' log q(z_j), and their gradients; see :func:`.joint.add_joint`.
 
-    The other arguments and the result are those of :func:`.joint.add_joint`.
+    ``grad`` and ``log_q`` have the shape (M, D).
     """
     size, components, value = z.shape[0], mu.shape[0], 0.0
-    x, upstream = np.empty(size), np.full(size if trained else 0, factor)
+    x, upstream = np.empty(size), np.full(size if of_z.shape[0] else 0, factor)
     centre, log_variance = np.empty(components), np.empty(components)
     density, of_x, of_component = np.empty(size), np.empty(size), np.empty((2, components))
     for j in range(first, last):
@@ -339,15 +333,17 @@ def add_marginals(
                 upstream[i] = grad[i, j]
         for k in range(components):
             centre[k], log_variance[k] = mu[k, j], logvar[k, j]
-        value += _add_dimension(
+        _add_dimension(
             x, centre, log_variance, log_own - log_other, log_other, upstream, density, of_x,
             of_component[0], of_component[1],
         )  # fmt: skip
         for i in range(size):
-            of_z[i, j] += of_x[i]
-            if not trained:
+            value += (upstream[i] if upstream.shape[0] else factor) * density[i]
+            if log_q.shape[0]:
                 log_q[i, j] = density[i]
-        for k in range(components):
+        for i in range(of_z.shape[0]):
+            of_z[i, j] += of_x[i]
+        for k in range(of_components.shape[2]):
             of_components[0, j, k] += of_component[0, k]
             of_components[1, j, k] += of_component[1, k]
     return value
