@@ -12,11 +12,14 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator
+from torch import Generator, Tensor
 
+from tcdecomp._checks import warn_user
 from tcdecomp._processes import Division, Group, check_agreement, made_by_each
 from tcdecomp.dataset.decomposition import checked_samples, decompose_dataset
+from tcdecomp.dataset.density_mig import density_mutual_info_gap
 from tcdecomp.dataset.groups import grouped_terms
+from tcdecomp.dataset.lattices import TooLongError
 from tcdecomp.disentanglement import DisentanglementReport
 from tcdecomp.disentanglement.report import report_of
 from tcdecomp.disentanglement.scores import checked_names, each_warning_once
@@ -239,6 +242,7 @@ def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
     if items.moments is None:
         return report
     mu, logvar = (moment.to(items.device) for moment in items.moments)
+    report = dataclasses.replace(report, density_mig=_density_gap(mu, logvar, items, settings.mig))
     options: Any = {
         "num_samples": settings.num_samples,
         "generator": Generator(mu.device).manual_seed(settings.seed),
@@ -271,6 +275,23 @@ def _scores(items: Items, settings: _Settings) -> DisentanglementReport | None:
     options.pop("convention", None)  # of the MIG
     named = settings.scores not in (None, "all")
     return report_of(names, codes, items.factors, options, named=named)
+
+
+def _density_gap(
+    mu: Tensor, logvar: Tensor, items: Items, options: Mapping[str, Any]
+) -> MutualInfoGap | None:
+    """Return the gap of the posterior densities, of factors that are classes."""
+    if items.factors is None or not np.all(options.get("discrete_factors", True)):
+        return None
+    weight = options.get("sample_weight")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those about factors and moments come from the rest
+            gap = density_mutual_info_gap(mu, logvar, items.factors, sample_weight=weight)
+    except TooLongError as error:
+        warn_user(f"there is no MIG of the posterior densities: {error}")
+        return None
+    return dataclasses.replace(gap, latent_names=items.names)
 
 
 def _gaps(

@@ -62,7 +62,12 @@ def latents_text(
     return table([("latent", *columns, "active"), *rows]) + rest
 
 
-def gap_text(gap: MutualInfoGap, active: NDArray[np.bool_], score_active: float | None) -> str:
+def gap_text(
+    gap: MutualInfoGap,
+    active: NDArray[np.bool_],
+    score_active: float | None,
+    score_densities: float | None,
+) -> str:
     """Return the MIG as a table, and say which of its best latents are not active."""
     first, rest = str(gap).split("\n", 1)
     passive = ~active[gap.best_latent]
@@ -73,4 +78,6 @@ def gap_text(gap: MutualInfoGap, active: NDArray[np.bool_], score_active: float 
         first += f", but the best latent of {list_names(names)} is not active"
     if score_active is not None and not active.all():
         rest += f"\nMIG {score_active:.4f} over the active latents alone"
+    if score_densities is not None:
+        rest += f"\ndensity MIG {score_densities:.4f}, of the posterior densities without bins"
     return f"{first}\n{rest}"

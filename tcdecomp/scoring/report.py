@@ -63,6 +63,9 @@ class Report:
         The mutual information gap of the posterior means; None without factors.
     mig_active : MutualInfoGap or None
         The same of the active latents alone; None too if no latent is active.
+    density_mig : MutualInfoGap or None
+        The gap of the posterior densities, without bins, which collapsed latents do not blur. None
+        without factors or log-variances, and where a factor is not discrete.
     disentanglement : DisentanglementReport or None
         Other scores of the posterior means; None without factors.
     absence : str
@@ -110,6 +113,7 @@ class Report:
     grouped_tc: GroupedTC | None = None
     mig: MutualInfoGap | None = None
     mig_active: MutualInfoGap | None = None
+    density_mig: MutualInfoGap | None = None
     disentanglement: DisentanglementReport | None = None
     absence: str = "no factors were given"
 
@@ -134,7 +138,8 @@ class Report:
             parts.append(f"no MIG: {self.absence}")
         else:
             score_active = None if self.mig_active is None else self.mig_active.score
-            parts.append(gap_text(self.mig, self.active, score_active))
+            score_densities = None if self.density_mig is None else self.density_mig.score
+            parts.append(gap_text(self.mig, self.active, score_active, score_densities))
         if self.disentanglement is not None:
             scores = self.disentanglement.rows(without=("mig",))
             parts.append(table([row[:3] for row in scores], left=(0, 2)))
@@ -189,6 +194,7 @@ class Report:
             "num_samples": None if self.terms is None else self.terms.num_samples,
             "mig": None if self.mig is None else self.mig.score,
             "mig_active": None if self.mig_active is None else self.mig_active.score,
+            "density_mig": None if self.density_mig is None else self.density_mig.score,
             **{name: interval.value for name, interval in self._scores().items()},
             "latents": self._by_latent(),
             "factors": self._by_factor(),

@@ -65,7 +65,9 @@ def test_the_table_has_every_number():
         assert numbers(line) == pytest.approx([WHOLE.latent_kl[j], WHOLE.variance[j]], abs=5.1e-5)
         assert line.split()[-1] == ("yes" if j < 2 else "no")
     assert mig.startswith(str(WHOLE.mig))
-    assert mig.endswith(f"MIG {WHOLE.mig_active.score:.4f} over the active latents alone")
+    *_, active, densities = mig.splitlines()
+    assert active == f"MIG {WHOLE.mig_active.score:.4f} over the active latents alone"
+    assert densities.startswith(f"density MIG {WHOLE.density_mig.score:.4f}, of the posterior")
     header, *lines = scores.splitlines()
     assert header.split() == ["score", "value", "better"]
     others = [v for name, v in WHOLE.disentanglement.scores.items() if name != "mig"]
@@ -164,6 +166,7 @@ def test_the_dict_has_every_number():
     assert (exported["active_units"], exported["active_threshold"]) == (2, 0.01)
     assert exported["mig"] == WHOLE.mig.score
     assert exported["mig_active"] == WHOLE.mig_active.score
+    assert exported["density_mig"] == WHOLE.density_mig.score
     assert exported["mcc"] == WHOLE.disentanglement.scores["mcc"].value
     assert exported["latents"] == {
         "name": [f"z{j}" for j in range(DIM)],
@@ -180,7 +183,7 @@ def test_what_there_is_not_is_none():
     exported = CODES_ALONE.to_dict()
     absent = {name for name, value in exported.items() if value is None}
     errors = {f"{name}_error" for name in (*TERMS[1:], *GROUPS)}
-    others = {"num_samples", "mig", "mig_active", "factors", "mutual_info"}
+    others = {"num_samples", "mig", "mig_active", "density_mig", "factors", "mutual_info"}
     assert absent == {*TERMS, *GROUPS, *errors, *others}
     assert exported["latents"]["kl"] is None
 

@@ -27,7 +27,15 @@ from torch.utils.data import (
 
 import lightning_models
 from strategies import draw_posterior, grids, separated
-from tcdecomp import Posterior, decompose_dataset, hookimpl, mig_score, plugins, score
+from tcdecomp import (
+    Posterior,
+    decompose_dataset,
+    density_mig_score,
+    hookimpl,
+    mig_score,
+    plugins,
+    score,
+)
 from tcdecomp.metrics import mutual_info_gap
 from tcdecomp.plugins import NoAdapterError
 from tcdecomp.scoring import collection
@@ -199,6 +207,29 @@ def test_dead_latents_are_left_out_of_the_second_mig():
     assert report.mig_active.score == mig_score(codes[:, -2:], factors)
     assert report.mig_active.score > report.mig.score + 0.02
     assert report.mig_active.latent_names == ("z6", "z7")
+
+
+def test_the_mig_of_densities_is_that_of_the_posteriors():
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, 5, (200, 2))
+    weight = rng.integers(0, 3, 200)
+    mu = torch.tensor(np.column_stack([factors, 1e-3 * rng.standard_normal((200, 2))]))
+    logvar = torch.tensor([-4.0, -4.0, 0.0, 0.0]).double().expand(200, 4)
+    options = {"num_samples": 100, "mig": {"sample_weight": weight}}
+    report = score((mu, logvar), factors=factors, **options)
+    want = density_mig_score(mu, logvar, factors, sample_weight=weight)
+    assert report.density_mig.score == pytest.approx(want, abs=1e-12)
+    assert report.density_mig.score > report.mig.score + 0.02
+    numbers = {"discrete_factors": [True, False], "n_bins": 5}
+    assert score((mu, logvar), factors=factors, num_samples=100, mig=numbers).density_mig is None
+
+
+def test_posteriors_too_sharp_for_a_mig_of_densities_have_a_score():
+    mu, factors = 1e6 * torch.randn(40, 2), torch.arange(40) % 4
+    with pytest.warns(UserWarning, match="there is no MIG of the posterior densities: logvar must"):
+        report = score((mu, torch.full((40, 2), -20.0)), factors=factors, num_samples=100)
+    assert report.density_mig is None
+    assert report.mig is not None
 
 
 PER_LATENT = [
