@@ -15,7 +15,7 @@ import torch
 
 import tcdecomp
 from lightning_models import WARNINGS
-from tcdecomp import metrics, presets, testing
+from tcdecomp import displays, metrics, presets, testing
 from tcdecomp.plugins import hooks
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
@@ -25,7 +25,7 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = [README, *sorted(DOCS.glob("**/*.md"))]
 SCRIPT = "script_of_a_reader"
-MODULES = (tcdecomp, metrics, presets, testing)
+MODULES = (tcdecomp, displays, metrics, presets, testing)
 
 FENCE = re.compile(r"^```(\S*)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -148,6 +148,21 @@ def test_make_targets_of_the_readme_are_in_the_makefile():
     )
     assert {"demo", "test", "docs", "lint"} <= targets
     assert targets <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_links_of_the_readme_lead_to_files():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README.read_text())
+    assert links
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_each_picture_has_both_themes(theme):
+    text = "".join(page.read_text() for page in PAGES if page != README)
+    pictures = re.findall(rf"\(\S*pictures/(\S+)-{theme}\.\w+\)", text)
+    assert pictures
+    other = {"light": "dark", "dark": "light"}[theme]
+    assert all(f"{name}-{other}." in text for name in pictures)
 
 
 # The reference

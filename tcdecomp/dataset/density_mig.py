@@ -96,14 +96,14 @@ def density_mutual_info_gap(
 ) -> MutualInfoGap:
     """Return the mutual information gap of densities with the numbers that it is made of.
 
-    Parameters and errors are those of :func:`density_mig_score`.
+    Parameters and errors are those of :func:`~tcdecomp.density_mig_score`.
 
     Parameters
     ----------
     mu, logvar : Tensor, shape (n, D)
     factors : array_like, shape (n, K) or (n,)
     sample_weight, process_group
-        As in :func:`density_mig_score`.
+        As in :func:`~tcdecomp.density_mig_score`.
 
     Returns
     -------

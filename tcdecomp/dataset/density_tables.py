@@ -68,13 +68,13 @@ class DensityTables:
         Parameters
         ----------
         mu, logvar, factors, sample_weight
-            As in :func:`density_mig_score`. The first call decides on the device.
+            As in :func:`~tcdecomp.density_mig_score`. The first call decides on the device.
 
         Raises
         ------
         TypeError, ValueError
-            As in :func:`density_mig_score`. What depends on all items, such as a factor with a
-            single value, is an error of :meth:`tables`.
+            As in :func:`~tcdecomp.density_mig_score`. What depends on all items, such as a factor
+            with a single value, is an error of :meth:`tables`.
         """
         check_tensors(mu=mu, logvar=logvar)
         targets = read_columns(factors, "factors", "v", vector=True)
@@ -139,7 +139,7 @@ class DensityTables:
         Raises
         ------
         ValueError
-            If there are no items, or as in :func:`density_mig_score`.
+            If there are no items, or as in :func:`~tcdecomp.density_mig_score`.
         """
         group = resolve_group(process_group)
         if group is not None:
