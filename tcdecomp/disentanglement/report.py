@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, make_dataclass, replace
 from html import escape
 from os import PathLike
@@ -26,7 +26,7 @@ from tcdecomp.disentanglement.scores import (
     tables_of,
 )
 from tcdecomp.metrics import DCI, Interval, MutualInfoGap, mutual_info_gap, score_interval
-from tcdecomp.metrics.columns import Columns
+from tcdecomp.metrics.columns import Columns, FloatArray
 from tcdecomp.metrics.inputs import check_rows, read_columns
 
 __all__ = ["DisentanglementReport", "disentanglement_report"]
@@ -75,14 +75,12 @@ class DisentanglementReport:
         d, k = self.gap.mutual_info.shape
         return f"{self.items:,} items, {d} latents, {k} factors"
 
-    def rows(self, without: Collection[str] = ()) -> list[tuple[str, ...]]:
-        """Return the cells of the table, with the header first, ``without`` some scores."""
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the cells of the table, with the header first."""
         rows: list[tuple[str, ...]] = [
             ("score", "value", f"{self.confidence or 0:.0%} interval", "better", "here")
         ]
         for name, (value, low, high, _) in self.scores.items():
-            if name in without:
-                continue
             kind = VALUES[name]
             ends = "" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
             better = "higher" if kind.higher else "lower"
@@ -154,6 +152,7 @@ def disentanglement_report(
     codes: ArrayLike,
     factors: ArrayLike,
     *,
+    logvar: ArrayLike | None = None,
     scores: str | Iterable[str] | None = None,
     confidence: float | None = 0.95,
     n_resamples: int = 100,
@@ -169,12 +168,16 @@ def disentanglement_report(
         One row per item, as in :func:`tcdecomp.mig_score`.
     factors : array_like, shape (n, K) or (n,)
         The true factors of the same items.
+    logvar : array_like, shape (n, D), optional
+        The log-variances of the posteriors, if the codes are their means, for "density_mig", the
+        MIG of the paper (:func:`tcdecomp.density_mig_score`).
     scores : iterable of str or "all", optional
         Any of "mig", "mig_sup", "dcimig", "jemmig", "modularity", "mcc", "linear_r2",
-        "pairwise_information", "explicitness", "sap", "infomec", "factor_vae", "beta_vae" and
-        "dci". By default the first eight, which take about as long as reading the codes. Of scores
-        that are not named one by one, those that do not exist for these codes and factors are left
-        out with the reason, such as MCC for factors that are not numbers.
+        "pairwise_information", "density_mig", "explicitness", "sap", "infomec", "factor_vae",
+        "beta_vae" and "dci". By default the first eight, which take about as long as reading the
+        codes, and "density_mig" if there are log-variances. Of scores that are not named one by
+        one, those that do not exist for these codes and factors are left out with the reason, such
+        as MCC for factors that are not numbers.
     confidence : float or None, optional
         Of the intervals over rows, which the first eight scores have; None computes no intervals.
         See :func:`tcdecomp.metrics.score_interval`.
@@ -212,11 +215,13 @@ def disentanglement_report(
     MCC    0.9464  0.944 to 0.948  higher  matched latents and factors correlate by 0.95
     """
     check_options(options)
-    names = checked_names(scores)
+    names = checked_names(scores, densities=logvar is not None)
     latents = read_columns(codes, "codes", "z")
     targets = read_columns(factors, "factors", "v", vector=True)
     check_rows(latents, targets)
     shared = {**options, "random_state": random_state, "n_jobs": n_jobs}
+    if logvar is not None:
+        shared["logvar"] = _spreads(logvar, latents.shape)
     with each_warning_once():
         report = report_of(names, latents, targets, shared, named=scores not in (None, "all"))
         fast = [name for name in names if name in FAST and name in report.scores]
@@ -225,6 +230,14 @@ def disentanglement_report(
         resampling = {"confidence": confidence, "n_resamples": n_resamples}
         found = _intervals(fast, latents, targets, shared, **resampling)
     return replace(report, scores={**report.scores, **found}, confidence=confidence)
+
+
+def _spreads(logvar: ArrayLike, shape: tuple[int, int]) -> FloatArray:
+    """Return log-variances of the shape of the codes."""
+    columns = read_columns(logvar, "logvar", "z")
+    if columns.shape != shape:
+        raise ValueError(f"logvar must have the shape of codes, {shape}; got {columns.shape}")
+    return columns.as_floats()
 
 
 def report_of(

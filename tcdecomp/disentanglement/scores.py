@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
+
 from tcdecomp import metrics
+from tcdecomp.dataset import density_mig_score
 from tcdecomp.metrics import Tables
 from tcdecomp.metrics.columns import Columns
 from tcdecomp.metrics.tables import TableOptions
@@ -46,6 +49,9 @@ class Value(NamedTuple):
 
 VALUES = {
     "mig": Value("MIG", "the best latent tells {:.0%} more of a factor than the second best"),
+    "density_mig": Value(
+        "density MIG", "by the posteriors' densities, {:.0%} more than the second best"
+    ),
     "mig_sup": Value("MIG-sup", "a latent tells {:.0%} more of its best factor than of the second"),
     "dcimig": Value("DCIMIG", "{:.0%} of the factors' entropy stands alone in a latent"),
     "jemmig": Value("JEMMIG", "{:.0%} of the way to latents that hold one factor and nothing else"),
@@ -73,9 +79,22 @@ VALUES = {
     ),
 }
 
+
+def _density_mig(
+    codes: Columns, factors: Any, *, logvar: Any = None, sample_weight: Any = None
+) -> float:
+    """Return the MIG of densities, with the codes as the means of the posteriors."""
+    if logvar is None:
+        raise ValueError("logvar must be given, the log-variances of the posteriors")
+    logvar = torch.as_tensor(logvar)
+    mu = torch.from_numpy(codes.as_floats()).to(logvar)
+    return density_mig_score(mu, logvar, factors, sample_weight=sample_weight)
+
+
 # The scores that a user can ask for, and the numbers of each.
 SCORES: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "mig": (metrics.mig_score, ()),
+    "density_mig": (_density_mig, ()),
     "mig_sup": (metrics.mig_sup_score, ()),
     "dcimig": (metrics.dcimig_score, ()),
     "jemmig": (metrics.jemmig_score, ()),
@@ -95,16 +114,20 @@ FAST = (*TABLES, "mcc", "linear_r2", "pairwise_information")  # in about the tim
 OPTIONS = (*TableOptions.__annotations__, "correction")
 
 
-def checked_names(scores: str | Iterable[str] | None) -> tuple[str, ...]:
+def checked_names(
+    scores: str | Iterable[str] | None, *, densities: bool = False
+) -> tuple[str, ...]:
     """Return the scores that are asked for, in the order of :data:`SCORES`.
 
     Parameters
     ----------
     scores : iterable of str, "all" or None
         Names of scores; None for the fast ones.
+    densities : bool
+        Whether there are log-variances: then None stands for the MIG of densities, too.
     """
     if scores is None:
-        return FAST
+        scores = (*FAST, "density_mig") if densities else FAST
     names = set(SCORES) if scores == "all" else {scores} if isinstance(scores, str) else {*scores}
     if unknown := sorted(map(str, names - set(SCORES))):
         raise ValueError(

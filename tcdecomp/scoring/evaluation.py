@@ -267,7 +267,7 @@ def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
 
 
 def _scores(items: Items, settings: _Settings) -> DisentanglementReport | None:
-    names = checked_names(settings.scores)
+    names = [n for n in checked_names(settings.scores) if n not in ("mig", "density_mig")]
     if items.factors is None or not names:
         return None
     codes = Columns("codes", items.names, tuple(items.codes.T))

@@ -141,7 +141,7 @@ class Report:
             score_densities = None if self.density_mig is None else self.density_mig.score
             parts.append(gap_text(self.mig, self.active, score_active, score_densities))
         if self.disentanglement is not None:
-            scores = self.disentanglement.rows(without=("mig",))
+            scores = self.disentanglement.rows()
             parts.append(table([row[:3] for row in scores], left=(0, 2)))
         return "\n\n".join(parts)
 
@@ -166,12 +166,13 @@ class Report:
             if not name.startswith("tc_")
         }
         mig = {} if self.mig is None else {"mig": Interval(self.mig.score, *[math.nan] * 3)}
+        if self.density_mig is not None:
+            mig["density_mig"] = Interval(self.density_mig.score, *[math.nan] * 3)
         return {**terms, **mig, **self._scores()}
 
     def _scores(self) -> dict[str, Interval]:
         """Return the scores beside the MIG."""
-        found = {} if self.disentanglement is None else self.disentanglement.scores
-        return {name: interval for name, interval in found.items() if name != "mig"}
+        return {} if self.disentanglement is None else self.disentanglement.scores
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain Python numbers, strings, lists and dicts, fit for JSON.

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from tcdecomp import disentanglement_report, metrics
+from tcdecomp import density_mig_score, disentanglement_report, metrics
 from tcdecomp.disentanglement import scores as registry
 
 RNG = np.random.default_rng(0)
@@ -17,7 +18,8 @@ FACTORS = RNG.integers(0, 4, (600, 2))
 CODES = FACTORS @ [[1, 0, 0], [0.3, 1, 0]] + 0.2 * RNG.standard_normal((600, 3))
 PLAIN = {"confidence": None}
 QUICK = {"n_resamples": 5}
-ALL = disentanglement_report(CODES, FACTORS, scores="all", **PLAIN)
+LOGVAR = np.broadcast_to([-4.0, -2.0, 0.0], CODES.shape)
+ALL = disentanglement_report(CODES, FACTORS, scores="all", logvar=LOGVAR, **PLAIN)
 FAST = disentanglement_report(CODES, FACTORS, **QUICK)
 
 
@@ -26,6 +28,7 @@ FAST = disentanglement_report(CODES, FACTORS, **QUICK)
 
 BY_HAND = {
     "mig": lambda: metrics.mig_score(CODES, FACTORS),
+    "density_mig": lambda: density_mig_score(*map(torch.tensor, (CODES, LOGVAR)), FACTORS),
     "mig_sup": lambda: metrics.mig_sup_score(CODES, FACTORS),
     "dcimig": lambda: metrics.dcimig_score(CODES, FACTORS),
     "jemmig": lambda: metrics.jemmig_score(CODES, FACTORS),
@@ -67,8 +70,8 @@ def test_every_score_has_a_label_and_a_sentence_and_is_exported_by_metrics():
     assert set(numbers) == set(registry.VALUES)
     for value in registry.VALUES.values():
         assert value.says.format(0.5) != value.says
-    for function, _ in registry.SCORES.values():
-        assert function.__name__ in metrics.__all__
+    for name, (function, _) in registry.SCORES.items():
+        assert function.__name__ in metrics.__all__ or name == "density_mig"
 
 
 def test_the_default_is_the_fast_scores():
@@ -78,6 +81,14 @@ def test_the_default_is_the_fast_scores():
         "sap",
     ]
     assert list(disentanglement_report(CODES, FACTORS, scores="mcc", **PLAIN).scores) == ["mcc"]
+
+
+def test_with_log_variances_the_default_has_the_mig_of_densities():
+    report = disentanglement_report(CODES, FACTORS, logvar=LOGVAR, **PLAIN)
+    assert set(report.scores) == {*registry.FAST, "density_mig"}
+    assert report.scores["density_mig"] == ALL.scores["density_mig"]
+    without = disentanglement_report(CODES, FACTORS, scores="all", **PLAIN)
+    assert without.left_out.keys() == {"density_mig"}
 
 
 def test_each_score_gets_the_options_that_it_has():
@@ -148,6 +159,8 @@ def test_a_score_that_is_named_must_exist():
         (CODES * np.nan, FACTORS, {}, ValueError, "codes must have no NaN"),
         (CODES, 0 * FACTORS, {}, ValueError, "factors must take at least two values"),
         (CODES, FACTORS, {"scores": ["mig", "fid"]}, ValueError, "scores must be 'all' or .* fid"),
+        (CODES, FACTORS, {"logvar": LOGVAR[:, :2]}, ValueError, r"shape of codes, \(600, 3\); got"),
+        (CODES, FACTORS, {"scores": "density_mig"}, ValueError, "logvar must be given, the log-v"),
         (CODES, FACTORS, {"bins": 3}, TypeError, "options must be of n_bins, .*; got bins"),
         (CODES, FACTORS, {"confidence": 2}, ValueError, "confidence must be between 0 and 1"),
     ],
