@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SCVI_READY := .venv-scvi/.ready
 
-.PHONY: all demo test test-scvi test-oldest lint docs bench clean
+.PHONY: all demo test test-scvi test-oldest lint docs figures bench clean
 all: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -55,6 +55,10 @@ lint: $(READY)
 
 docs: $(READY)
 	$(BIN)/sphinx-build -W --keep-going -n -b html docs docs/_build/html $(ARGS)
+
+# Trains the runs that docs/reproduction/results.csv lacks, then draws. Whatever stops it, it resumes.
+figures: $(READY)
+	cd docs && OMP_NUM_THREADS=1 ../$(BIN)/python -m reproduction $(ARGS)
 
 bench: $(READY)
 	$(BIN)/pip install -c constraints.txt -e ".[bench]"

@@ -20,7 +20,13 @@ extensions = [
     "sphinx_copybutton",
 ]
 # Tables and pictures that pages include, and projects that they show.
-exclude_patterns = ["_build", "benchmarks", "extend/example_adapter", "pictures"]
+exclude_patterns = [
+    "_build",
+    "benchmarks",
+    "extend/example_adapter",
+    "pictures",
+    "reproduction/generated",
+]
 templates_path = ["_templates"]
 myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

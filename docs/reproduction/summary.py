@@ -1,0 +1,83 @@
+"""What the table of results says: means with intervals, differences paired by seed, and ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from tcdecomp.metrics import Interval, interval_of_mean
+
+__all__ = ["METHODS", "READINGS", "best_weight", "curve", "differences", "load", "mean_of", "of"]
+
+METHODS = ("beta-VAE", "beta-TCVAE", "FactorVAE")
+# What a person sees who has no factors.
+READINGS = {
+    "total correlation": "total_correlation",
+    "index-code MI": "index_code_mi",
+    "dimension-wise KL": "dimension_wise_kl",
+    "reconstruction loss": "reconstruction",
+    "active units": "active_units",
+}
+RESAMPLES = 1000
+
+
+def load(path: Path) -> pd.DataFrame:
+    """Return the rows of the table."""
+    return pd.read_csv(path)
+
+
+def of(frame: pd.DataFrame, **conditions: object) -> pd.DataFrame:
+    """Return the rows that have these values."""
+    for column, value in conditions.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def curve(frame: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Return a method's rows with those of the VAE, which is each method at weight 1."""
+    return frame[frame["method"].isin([method, "VAE"])].sort_values(["weight", "seed"])
+
+
+def mean_of(frame: pd.DataFrame, column: str) -> Interval:
+    """Return the mean over runs with its 95 % interval; a single run has none."""
+    values = frame[column].to_numpy(float)
+    if len(values) < 2:
+        return Interval(float(values.mean()), np.nan, np.nan, np.nan)
+    return interval_of_mean(values)
+
+
+def best_weight(frame: pd.DataFrame, method: str, column: str = "mig") -> float:
+    """Return the weight above 1 at which a method's mean is the highest."""
+    return float(of(frame, method=method).groupby("weight")[column].mean().idxmax())
+
+
+def differences(one: pd.DataFrame, other: pd.DataFrame, column: str = "mig") -> NDArray[np.float64]:
+    """Return the difference in each seed that both have."""
+    a, b = (runs.set_index("seed")[column] for runs in (one, other))
+    return (a - b).dropna().to_numpy(float)
+
+
+def rank_correlations(frame: pd.DataFrame, score: str = "mig") -> dict[str, Interval]:
+    """Return Spearman's correlation of each reading with the score over all runs.
+
+    The interval is that of a bootstrap over seeds: runs of one seed start alike.
+    """
+    values = frame[[*READINGS.values(), score]].to_numpy(float)
+    seeds = frame["seed"].to_numpy()
+    parts = [values[seeds == seed] for seed in np.unique(seeds)]
+    rng = np.random.default_rng(0)
+    draws = [rng.integers(len(parts), size=len(parts)) for _ in range(RESAMPLES)]
+    resampled = np.array([_ranks(np.concatenate([parts[i] for i in draw])) for draw in draws])
+    low, high = np.nanquantile(resampled, [0.025, 0.975], axis=0)
+    rows = zip(_ranks(values), low, high, np.nanstd(resampled, axis=0), strict=True)
+    return {label: Interval(*map(float, row)) for label, row in zip(READINGS, rows, strict=True)}
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Spearman's correlation of each column with the last one; NaN for a constant one."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.corrcoef(rankdata(values, axis=0), rowvar=False)[-1, :-1]

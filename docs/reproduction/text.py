@@ -1,0 +1,151 @@
+"""The tables of the page, written from the table of results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from reproduction.summary import (
+    METHODS,
+    best_weight,
+    curve,
+    differences,
+    load,
+    mean_of,
+    of,
+    rank_correlations,
+)
+from tcdecomp.metrics import Interval, interval_of_mean
+
+__all__ = ["TABLES", "write_all"]
+
+TERMS = {
+    "TC": "total_correlation",
+    "MI": "index_code_mi",
+    "DWKL": "dimension_wise_kl",
+    "reconstr.": "reconstruction",
+    "DCI D": "disentanglement",
+}
+
+
+def write_all(table: Path, folder: Path) -> None:
+    """Write every table whose rows are there."""
+    frame = load(table)
+    for name, make in TABLES.items():
+        if text := make(frame):
+            (folder / f"{name}.md").write_text(text + "\n")
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table, or nothing if there are no rows."""
+    head, *body = (f"| {' | '.join(cells)} |" for cells in (header, *rows))
+    return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *body]) if body else ""
+
+
+def span(value: Interval, sign: str = "") -> str:
+    """Return a mean and its 95 % interval."""
+    low, high = (f"{bound:{sign}.2f}" for bound in value[1:3])
+    return f"{value[0]:{sign}.2f} ({low} to {high})"
+
+
+def versus(one: pd.DataFrame, other: pd.DataFrame) -> list[str]:
+    """Return in how many seeds the first has the higher MIG, and the mean difference."""
+    found = differences(one, other)
+    mean = span(interval_of_mean(found), "+") if len(found) > 1 else "one seed"
+    return [f"{(found > 0).sum()} of {len(found)}", mean]
+
+
+def results(frame: pd.DataFrame) -> str:
+    """Return a row for each method and weight: the MIG with its interval, and means."""
+    rows = []
+    for (method, weight), runs in frame.groupby(["method", "weight"], sort=False):
+        means = [f"{runs[column].mean():.2f}" for column in TERMS.values()]
+        rows.append([method, f"{weight:g}", str(len(runs)), span(mean_of(runs, "mig")), *means])
+    order = ["VAE", *METHODS]
+    rows.sort(
+        key=lambda row: (order.index(row[0]) if row[0] in order else 9, row[0], float(row[1]))
+    )
+    return markdown(["method", "weight", "seeds", "MIG", *TERMS], rows)
+
+
+def comparisons(frame: pd.DataFrame) -> str:
+    """Return beta-TCVAE against the others: at the same beta, and each at its best beta."""
+    champion = "beta-TCVAE"
+    rows = []
+    for other in METHODS:
+        for weight in sorted(
+            of(frame, method=other)["weight"].unique() if other != champion else ()
+        ):
+            pair = (of(frame, method=name, weight=weight) for name in (champion, other))
+            rows.append([f"{champion} {weight:g}", f"{other} {weight:g}", *versus(*pair)])
+    best = {name: best_weight(frame, name) for name in METHODS if name in set(frame["method"])}
+    for other in [name for name in best if name != champion]:
+        pair = (of(frame, method=name, weight=best[name]) for name in (champion, other))
+        names = (f"{name} {best[name]:g}, its best" for name in (champion, other))
+        rows.append([*names, *versus(*pair)])
+    return markdown(["this", "against", "seeds with higher MIG", "mean difference"], rows)
+
+
+def part(name: str, make: Callable[[pd.DataFrame], str]) -> Callable[[pd.DataFrame], str]:
+    """Return a table of one part of the grid, or nothing if it has no rows."""
+
+    def made(frame: pd.DataFrame) -> str:
+        runs = of(frame, part=name)
+        return make(runs) if len(runs) else ""
+
+    return made
+
+
+def against_vae(frame: pd.DataFrame) -> str:
+    """Return what one weight alone does, against the VAE of the same seed."""
+    squares = of(frame, data="squares", sigma=0)
+    vae = of(squares, method="VAE")
+    rows = []
+    for label in ("beta-TCVAE", "alpha alone", "gamma alone", "InfoMax", "information dropout"):
+        for _, runs in of(squares, method=label).groupby("weight"):
+            weights = runs[["alpha", "beta", "gamma"]].iloc[0]
+            cells = [label, " / ".join(f"{w:g}" for w in weights), span(mean_of(runs, "mig"))]
+            rows.append([*cells, *versus(runs, vae), f"{runs['reconstruction'].mean():.2f}"])
+    header = ["varied", "MI / TC / DWKL", "MIG", "seeds above VAE", "mean difference", "reconstr."]
+    return markdown(header, rows) if len(of(frame, part="weights")) else ""
+
+
+def correlated(frame: pd.DataFrame) -> str:
+    """Return the MIG by method and strength of the correlation."""
+    runs = of(frame, part="correlated")
+    if not len(runs):
+        return ""
+    full = of(frame, part="squares", weight=6)
+    full = pd.concat([full, of(frame, part="squares", method="VAE")])
+    both = pd.concat([full[full["seed"].isin(runs["seed"])], runs])
+    strengths = sorted(both["sigma"].unique(), key=lambda s: s or 9, reverse=True)
+    rows = [
+        [name, *(span(mean_of(of(both, method=name, sigma=s), "mig")) for s in strengths)]
+        for name in ("VAE", *METHODS)
+    ]
+    return markdown(["method", *(f"sigma {s:g}" if s else "full grid" for s in strengths)], rows)
+
+
+def readings(frame: pd.DataFrame) -> str:
+    """Return the rank correlation of each reading with the MIG, over all methods and for each."""
+    squares = of(frame, data="squares", sigma=0)
+    groups = {"all runs": squares} | {name: curve(squares, name) for name in METHODS}
+    if len(objects := of(frame, data="objects")):
+        groups["colored squares"] = objects
+    columns = {name: rank_correlations(runs) for name, runs in groups.items()}
+    labels = next(iter(columns.values()))
+    rows = [[label, *(span(column[label], "+") for column in columns.values())] for label in labels]
+    return markdown(["reading", *columns], rows)
+
+
+TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
+    "squares": part("squares", results),
+    "squares-comparisons": part("squares", comparisons),
+    "objects": part("objects", results),
+    "objects-comparisons": part("objects", comparisons),
+    "weights": against_vae,
+    "correlated": correlated,
+    "readings": readings,
+}

@@ -1,0 +1,259 @@
+"""The reproduction: its runs, its data, a training of few steps, and the text's numbers."""
+
+import csv
+import math
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+
+from reproduction import data, grid, scores, summary
+from reproduction.__main__ import main
+from reproduction.figures import FIGURES
+from reproduction.grid import Run, runs
+from reproduction.text import TABLES
+from reproduction.training import train
+from tcdecomp.demo.images import squares
+from tcdecomp.demo.models import Recipe
+
+FOLDER = Path(grid.__file__).parent
+RESULTS = FOLDER / "results.csv"
+PAGE = (FOLDER / "index.md").read_text()
+VAE = Run("squares", "VAE", 1, 1, 1, 1, "squares", 0.0, 0)
+TINY = Recipe(steps=3, batch_size=32, lr=1e-3, width=8, latents=3)
+
+
+# The grid
+
+
+def test_each_part_of_the_grid_is_balanced_whenever_it_stops():
+    planned = list(runs("squares", range(3)))
+    assert [run.seed for run in planned] == sorted(run.seed for run in planned)
+    assert len({run.key for run in planned}) == len(planned) == 3 * (1 + 5 * 3)
+    assert Counter(run.method for run in planned) == {
+        "VAE": 3, "beta-VAE": 15, "beta-TCVAE": 15, "FactorVAE": 15
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("part", grid.PARTS)
+def test_weights_are_those_of_the_methods(part):
+    for run in runs(part, [0]):
+        weights = (run.alpha, run.beta, run.gamma)
+        b = run.weight
+        expected = {
+            "VAE": (1, 1, 1),
+            "beta-VAE": (b, b, b),
+            "beta-TCVAE": (1, b, 1),
+            "FactorVAE": (1, b, 1),
+            "alpha alone": (b, 1, 1),
+            "gamma alone": (1, 1, b),
+            "InfoMax": (b, 1, 1),
+            "information dropout": (b, b, 0),
+        }
+        assert weights == expected[run.method]
+
+
+# The data
+
+
+def test_objects_are_every_combination_each_its_own():
+    images = data.objects()
+    assert len(images) == 4 * 8 * 8 * 3
+    assert len(np.unique(images.flat().numpy(), axis=0)) == len(images)
+    assert len(np.unique(images.factors, axis=0)) == len(images)
+    color = images.factors[:, images.factor_names.index("color")]
+    assert np.array_equal(images.pixels.sum(axis=(1, 2)).argmax(axis=1), color)
+    # One channel alone is lit.
+    assert np.array_equal((images.pixels.sum(axis=(1, 2)) > 0).sum(axis=1), np.ones(len(images)))
+
+
+def test_no_correlation_is_the_grid_itself():
+    images = squares()
+    np.testing.assert_array_equal(data.correlated_rows(images, 0.0, 3), np.arange(len(images)))
+
+
+@pytest.mark.parametrize("sigma", [0.4, 0.1])
+def test_correlated_rows_have_the_density(sigma):
+    """Counts over many draws, against the density summed by a loop over the 8x8 positions."""
+    images = squares()
+    rows = np.concatenate([data.correlated_rows(images, sigma, seed) for seed in range(40)])
+    counts = np.zeros((8, 8))
+    np.add.at(counts, tuple(images.factors[rows][:, 1:].T), 1)
+    density = np.array(
+        [[math.exp(-((i - j) ** 2) / 49 / (2 * sigma**2)) for j in range(8)] for i in range(8)]
+    )
+    expected = density / density.sum() * len(rows)
+    assert np.all(np.abs(counts - expected) <= 5 * np.sqrt(expected) + 3)
+    assert len(data.correlated_rows(images, sigma, 0)) == 2 * len(images)
+
+
+def test_a_seed_fixes_the_draw():
+    images = squares()
+    one, two = (data.correlated_rows(images, 0.2, 5) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(one, data.correlated_rows(images, 0.2, 6))
+
+
+# The training
+
+
+def test_a_training_is_the_same_each_time():
+    one, two = (train(VAE, squares(), TINY) for _ in range(2))
+    np.testing.assert_allclose(one.mu, two.mu, rtol=1e-5, atol=1e-6)
+    assert one.mu.shape == one.logvar.shape == (512, 3)
+
+
+def test_factor_vae_trains_with_its_discriminator():
+    """At weight 1 the estimate has no weight, and the objective is the VAE's."""
+    plain = Run("squares", "FactorVAE", 1, 1, 1, 1, "squares", 0.0, 0)
+    heavy = Run("squares", "FactorVAE", 6, 1, 6, 1, "squares", 0.0, 0)
+    a, b = (train(run, squares(), TINY) for run in (plain, heavy))
+    assert not np.allclose(a.mu, b.mu)
+
+
+# The command
+
+
+def rows_of(folder):
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def _two_runs(monkeypatch):
+    """A part of two runs for each seed."""
+    objectives = (("VAE", 1, 1, 1, 1), ("FactorVAE", 6, 1, 6, 1))
+    monkeypatch.setitem(grid.PARTS, "correlated", ("squares", (0.4,), objectives))
+    monkeypatch.setitem(grid.PARTS, "dsprites", ("dsprites", (0.0,), objectives[:1]))
+
+
+@pytest.mark.usefixtures("_two_runs")
+def test_the_command_resumes_and_scores_anew(tmp_path, capsys):
+    arguments = ["--parts", "correlated", "--seeds", "0", "--steps", "2", "--no-figures"]
+    arguments += ["--output", str(tmp_path)]
+    main(arguments)
+    assert "MIG" in capsys.readouterr().out
+    before = rows_of(tmp_path)
+    assert [row["key"] for row in before] == [run.key for run in runs("correlated", [0])]
+    assert {row["steps"] for row in before} == {"2"}
+    main(arguments)
+    assert capsys.readouterr().out == ""
+    main([*arguments, "--rescore"])
+    for one, two in zip(before, rows_of(tmp_path), strict=True):
+        assert one["seconds"] == two["seconds"]
+        for column in ("mig", "total_correlation", "disentanglement"):
+            assert float(one[column]) == pytest.approx(float(two[column]), abs=1e-4)
+
+
+@pytest.mark.usefixtures("_two_runs")
+def test_dsprites_are_read_from_their_file(tmp_path):
+    """A file with the published keys."""
+    axes = [np.arange(n) for n in (1, 3, 4, 4, 4, 4)]
+    classes = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 6)
+    images = np.random.default_rng(0).integers(0, 2, (len(classes), 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "dsprites.npz", imgs=images, latents_classes=classes)
+    arguments = ["--parts", "dsprites", "--seeds", "0", "--steps", "1", "--no-figures"]
+    main([*arguments, "--data", str(tmp_path / "dsprites.npz"), "--output", str(tmp_path)])
+    (row,) = rows_of(tmp_path)
+    assert row["data"] == "dsprites"
+    with np.load(tmp_path / "posteriors" / f"{row['key']}.npz") as kept:
+        assert kept["mu"].shape == (len(classes), 10)
+
+
+def test_dsprites_need_their_file(capsys):
+    with pytest.raises(SystemExit):
+        main(["--parts", "dsprites"])
+    assert "the part dsprites needs --data FILE" in capsys.readouterr().err
+
+
+# The page: figures and tables say what the table of results says
+
+
+def stored():
+    with RESULTS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def mean(column, **conditions):
+    """The mean of a column over the rows with these values, by a loop over the file."""
+    rows = [r for r in stored() if all(r[name] == value for name, value in conditions.items())]
+    return sum(float(row[column]) for row in rows) / len(rows)
+
+
+def test_rows_are_those_of_the_grid():
+    keys = {run.key for part in grid.PARTS for run in runs(part, range(8))}
+    rows = stored()
+    assert {row["key"] for row in rows} <= keys
+    assert len({row["key"] for row in rows}) == len(rows)
+    for row in rows:
+        assert row["versions"]
+        assert row["hardware"]
+        terms = [float(row[name]) for name in scores.TERMS]
+        assert sum(terms[:3]) == pytest.approx(terms[3], abs=1e-4)
+        assert 0 < float(row["total_correlation_error"]) < 0.1
+
+
+def test_the_trade_off_shows_the_means_of_the_file():
+    figure = FIGURES["trade-off"](summary.load(RESULTS))
+    axes = figure.axes[0]
+    assert axes.get_title().startswith("squares")
+    for method, points in zip(summary.METHODS, axes.collections, strict=True):
+        places = zip([1, *grid.BETAS], points.get_offsets(), strict=True)
+        for weight, (x, y) in places:
+            name = "VAE" if weight == 1 else method
+            conditions = {"part": "squares", "method": name, "weight": str(weight)}
+            assert x == pytest.approx(mean("total_correlation", **conditions), rel=1e-9)
+            assert y == pytest.approx(mean("mig", **conditions), rel=1e-9)
+        assert np.all(np.diff(points.get_sizes()) > 0)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_those_of_the_file(name):
+    path = FOLDER / "generated" / f"{name}.md"
+    text = TABLES[name](summary.load(RESULTS))
+    assert (path.read_text().strip() if path.is_file() else "") == text
+    assert (f"generated/{name}.md" in PAGE) == bool(text)
+
+
+def test_cells_are_means_of_the_file():
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in TABLES["squares"](summary.load(RESULTS)).splitlines()[2:]
+    ]
+    assert len(rows) == 16
+    for method, weight, _, mig, tc, mi, dwkl, reconstruction, dci in rows:
+        columns = ("mig", *scores.TERMS[1::-1], "dimension_wise_kl", "reconstruction")
+        texts = (mig.split()[0], tc, mi, dwkl, reconstruction, dci)
+        for column, text in zip((*columns, "disentanglement"), texts, strict=True):
+            value = mean(column, part="squares", method=method, weight=weight)
+            assert float(text) == pytest.approx(value, abs=0.0051)
+
+
+def test_figures_of_the_page_are_there():
+    pictures = set(re.findall(r"generated/[\w-]+\.png", PAGE))
+    drawn = {f"generated/{name}-{theme}.png" for name in FIGURES for theme in ("light", "dark")}
+    assert pictures <= drawn
+    assert all((FOLDER / picture).is_file() for picture in pictures)
+
+
+def test_differences_are_paired_by_seed():
+    frame = pd.DataFrame({"seed": [0, 1, 2], "mig": [0.5, 0.7, 0.9]})
+    other = pd.DataFrame({"seed": [2, 0], "mig": [0.1, 0.2]})
+    np.testing.assert_allclose(summary.differences(frame, other), [0.3, 0.8])
+
+
+def test_rank_correlations_are_scipys():
+    rng = np.random.default_rng(0)
+    columns = {name: rng.normal(size=40) for name in [*summary.READINGS.values(), "mig"]}
+    columns["total_correlation"] = -columns["mig"]
+    columns["active_units"] = rng.integers(0, 3, 40)  # ties
+    frame = pd.DataFrame(columns | {"seed": np.arange(40) % 8})
+    found = summary.rank_correlations(frame)
+    for label, name in summary.READINGS.items():
+        assert found[label].value == pytest.approx(spearmanr(frame[name], frame["mig"]).statistic)
+        assert found[label].low <= found[label].value <= found[label].high
+    assert found["total correlation"].high == pytest.approx(-1)
