@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reproduction.summary import METHODS, curve, load, mean_of, of, rank_correlations
+from reproduction.summary import METHODS, SCORE, curve, load, mean_of, of, rank_correlations
 
 __all__ = ["FIGURES", "draw_all"]
 
@@ -83,8 +83,8 @@ def spread(axes: Axes, runs: pd.DataFrame, method: str) -> None:
         part = of(runs, weight=weight)
         color = COLORS["VAE" if weight == 1 else method]
         shift = np.linspace(-0.15, 0.15, len(part))
-        axes.scatter(place + shift, part["mig"], s=14, color=color, alpha=0.6, linewidths=0)
-        value, low, high, _ = mean_of(part, "mig")
+        axes.scatter(place + shift, part[SCORE], s=14, color=color, alpha=0.6, linewidths=0)
+        value, low, high, _ = mean_of(part, SCORE)
         bars = [[value - low], [high - value]]
         axes.errorbar(place, value, bars, fmt="_", color=color, markersize=18, capsize=4)
     axes.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
@@ -99,8 +99,8 @@ def trade_off(frame: pd.DataFrame) -> Figure | None:
     for axes, data in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
         for method in METHODS:
             means = curve(of(frame, part=data), method).groupby("weight")
-            points = means[["total_correlation", "mig"]].mean()
-            x, y = points["total_correlation"], points["mig"]
+            points = means[["total_correlation", SCORE]].mean()
+            x, y = points["total_correlation"], points[SCORE]
             axes.plot(x, y, color=COLORS[method], linewidth=1, alpha=0.5)
             sizes = 20 + 22 * points.index.to_numpy()
             axes.scatter(x, y, s=sizes, color=COLORS[method], alpha=0.75, label=method)
@@ -127,7 +127,7 @@ def single_weights(frame: pd.DataFrame) -> Figure | None:
         "beta-VAE": "all three (beta-VAE)",
     }
     for method, label in labels.items():
-        for axes, column in ((left, "mig"), (right, "reconstruction")):
+        for axes, column in ((left, SCORE), (right, "reconstruction")):
             line(axes, curve(squares, method), column, COLORS[method], label)
     left.set(ylabel="MIG", ylim=(0, 1))
     right.set(ylabel="reconstruction loss (nats)")
@@ -161,7 +161,7 @@ def correlated(frame: pd.DataFrame) -> Figure | None:
     ):
         for method in ("VAE", *METHODS):
             part = of(both, method=method, weight=1 if method == "VAE" else weight)
-            means = [mean_of(of(part, sigma=sigma), "mig") for sigma in strengths]
+            means = [mean_of(of(part, sigma=sigma), SCORE) for sigma in strengths]
             value, low, high, _ = np.array(means).T
             shift = 0.06 * (("VAE", *METHODS).index(method) - 1.5)
             place = np.arange(len(strengths)) + shift

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from sklearn.ensemble import RandomForestClassifier
 from torch import Generator
 
 from reproduction.training import Trained
-from tcdecomp import decompose_dataset, metrics, mig_score
+from tcdecomp import decompose_dataset, density_mig_score, metrics, mig_score
 from tcdecomp.demo.images import Images
 
 __all__ = ["SCORES", "scores"]
@@ -49,11 +48,9 @@ def mig(trained: Trained, images: Images) -> Row:
 
 
 def density_mig(trained: Trained, images: Images) -> Row:
-    """Return the paper's MIG, from the posteriors' densities."""
-    score: Callable[..., float] | None = getattr(metrics, "density_mig_score", None)
-    if score is None:
-        return {"mig_density": ""}
-    return {"mig_density": float(score(trained.mu, trained.logvar, images.factors))}
+    """Return the paper's MIG over the full grid, from the densities of the posteriors."""
+    mu, logvar = torch.from_numpy(trained.mu), torch.from_numpy(trained.logvar)
+    return {"mig_density": density_mig_score(mu, logvar, images.factors)}
 
 
 def dci(trained: Trained, images: Images) -> Row:

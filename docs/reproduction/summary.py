@@ -11,8 +11,19 @@ from scipy.stats import rankdata
 
 from tcdecomp.metrics import Interval, interval_of_mean
 
-__all__ = ["METHODS", "READINGS", "best_weight", "curve", "differences", "load", "mean_of", "of"]
+__all__ = [
+    "METHODS",
+    "READINGS",
+    "SCORE",
+    "best_weight",
+    "curve",
+    "differences",
+    "load",
+    "mean_of",
+    "of",
+]
 
+SCORE = "mig_density"  # the paper's MIG
 METHODS = ("beta-VAE", "beta-TCVAE", "FactorVAE")
 # What a person sees who has no factors.
 READINGS = {
@@ -50,18 +61,18 @@ def mean_of(frame: pd.DataFrame, column: str) -> Interval:
     return interval_of_mean(values)
 
 
-def best_weight(frame: pd.DataFrame, method: str, column: str = "mig") -> float:
+def best_weight(frame: pd.DataFrame, method: str, column: str = SCORE) -> float:
     """Return the weight above 1 at which a method's mean is the highest."""
     return float(of(frame, method=method).groupby("weight")[column].mean().idxmax())
 
 
-def differences(one: pd.DataFrame, other: pd.DataFrame, column: str = "mig") -> NDArray[np.float64]:
+def differences(one: pd.DataFrame, other: pd.DataFrame, column: str = SCORE) -> NDArray[np.float64]:
     """Return the difference in each seed that both have."""
     a, b = (runs.set_index("seed")[column] for runs in (one, other))
     return (a - b).dropna().to_numpy(float)
 
 
-def rank_correlations(frame: pd.DataFrame, score: str = "mig") -> dict[str, Interval]:
+def rank_correlations(frame: pd.DataFrame, score: str = SCORE) -> dict[str, Interval]:
     """Return Spearman's correlation of each reading with the score over all runs.
 
     The interval is that of a bootstrap over seeds: runs of one seed start alike.

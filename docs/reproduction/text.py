@@ -9,6 +9,7 @@ import pandas as pd
 
 from reproduction.summary import (
     METHODS,
+    SCORE,
     best_weight,
     curve,
     differences,
@@ -21,7 +22,8 @@ from tcdecomp.metrics import Interval, interval_of_mean
 
 __all__ = ["TABLES", "write_all"]
 
-TERMS = {
+MEANS = {
+    "binned": "mig",
     "TC": "total_correlation",
     "MI": "index_code_mi",
     "DWKL": "dimension_wise_kl",
@@ -61,13 +63,13 @@ def results(frame: pd.DataFrame) -> str:
     """Return a row for each method and weight: the MIG with its interval, and means."""
     rows = []
     for (method, weight), runs in frame.groupby(["method", "weight"], sort=False):
-        means = [f"{runs[column].mean():.2f}" for column in TERMS.values()]
-        rows.append([method, f"{weight:g}", str(len(runs)), span(mean_of(runs, "mig")), *means])
+        means = [f"{runs[column].mean():.2f}" for column in MEANS.values()]
+        rows.append([method, f"{weight:g}", str(len(runs)), span(mean_of(runs, SCORE)), *means])
     order = ["VAE", *METHODS]
     rows.sort(
         key=lambda row: (order.index(row[0]) if row[0] in order else 9, row[0], float(row[1]))
     )
-    return markdown(["method", "weight", "seeds", "MIG", *TERMS], rows)
+    return markdown(["method", "weight", "seeds", "MIG", *MEANS], rows)
 
 
 def comparisons(frame: pd.DataFrame) -> str:
@@ -106,7 +108,7 @@ def against_vae(frame: pd.DataFrame) -> str:
     for label in ("beta-TCVAE", "alpha alone", "gamma alone", "InfoMax", "information dropout"):
         for _, runs in of(squares, method=label).groupby("weight"):
             weights = runs[["alpha", "beta", "gamma"]].iloc[0]
-            cells = [label, " / ".join(f"{w:g}" for w in weights), span(mean_of(runs, "mig"))]
+            cells = [label, " / ".join(f"{w:g}" for w in weights), span(mean_of(runs, SCORE))]
             rows.append([*cells, *versus(runs, vae), f"{runs['reconstruction'].mean():.2f}"])
     header = ["varied", "MI / TC / DWKL", "MIG", "seeds above VAE", "mean difference", "reconstr."]
     return markdown(header, rows) if len(of(frame, part="weights")) else ""
@@ -122,7 +124,7 @@ def correlated(frame: pd.DataFrame) -> str:
     both = pd.concat([full[full["seed"].isin(runs["seed"])], runs])
     strengths = sorted(both["sigma"].unique(), key=lambda s: s or 9, reverse=True)
     rows = [
-        [name, *(span(mean_of(of(both, method=name, sigma=s), "mig")) for s in strengths)]
+        [name, *(span(mean_of(of(both, method=name, sigma=s), SCORE)) for s in strengths)]
         for name in ("VAE", *METHODS)
     ]
     return markdown(["method", *(f"sigma {s:g}" if s else "full grid" for s in strengths)], rows)
