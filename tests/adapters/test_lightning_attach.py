@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.distributions import Normal
 
 import lightning_models
 from lightning_models import SIZE, WARNINGS, data, loader, outsiders, vae, weights
@@ -79,6 +80,55 @@ def test_a_weight_on_the_modules_own_kl_is_that_of_the_excess(pl, weight):
         losses.append(module.training_step([BATCH[0].double()], 0).detach())
     want = weight * 5 * handle.terms().total_correlation
     torch.testing.assert_close(losses[1] - losses[0], want, atol=1e-12, rtol=1e-6)
+
+
+def monte_carlo(z, mu, logvar):
+    posterior, prior = Normal(mu, (0.5 * logvar).exp()), Normal(0.0, 1.0)
+    return (posterior.log_prob(z) - prior.log_prob(z)).sum(1).mean()
+
+
+@pytest.mark.parametrize(
+    ("leave", "samples"),
+    [
+        (lambda logvar: 2 * (0.5 * logvar).exp().log(), ()),
+        (lambda logvar: logvar.detach(), ()),
+        (lambda logvar: logvar, (2,)),
+    ],
+    ids=["another logvar", "a detached logvar", "two samples"],
+)
+def test_the_weight_is_measured_from_other_posteriors_too(pl, leave, samples):
+    class Weighted(outsiders(pl)):
+        def losses(self, batch):
+            mu, logvar = self.encoder(batch[0])
+            z = mu + (0.5 * logvar).exp() * torch.randn(*samples, *mu.shape)
+            self.posterior = (z, mu, leave(logvar))
+            return self.decoder(z).square().mean() + 0.25 * self.kl(z, mu, logvar)
+
+    plain, model, losses = Weighted(), Weighted(), []
+    handle = attach(model, TCDecomposition(beta=6), SIZE)
+    for module in (plain, model):
+        torch.manual_seed(1)
+        losses.append(step(module).detach())
+    want = 0.25 * 5 * handle.terms().total_correlation
+    torch.testing.assert_close(losses[1] - losses[0], want, rtol=1e-3, atol=1e-5)
+
+
+def test_a_kl_of_the_sample_is_refused_by_a_remedy_that_works(pl):
+    class Sampling(outsiders(pl)):
+        def kl(self, z, mu, logvar):
+            return 0.25 * monte_carlo(z, mu, logvar)
+
+    plain, model, losses = Sampling(), Sampling(), []
+    handle = attach(model, TCDecomposition(beta=6), SIZE)
+    with pytest.raises(ValueError, match=r"from the sample z: TCDecomposition\(kl='sampled'\)"):
+        step(model)
+    handle.detach()
+    handle = attach(model, TCDecomposition(beta=6, kl="sampled"), SIZE)
+    for module in (plain, model):
+        torch.manual_seed(1)
+        losses.append(step(module).detach())
+    want = 0.25 * 5 * handle.terms().total_correlation
+    torch.testing.assert_close(losses[1] - losses[0], want, rtol=1e-3, atol=1e-5)
 
 
 def test_nothing_is_estimated_with_weights_of_one(pl):

@@ -95,13 +95,16 @@ def _least_squares(found: Tensor, want: Tensor) -> tuple[float, float]:
 
 def _stopped_gradients(loss: Tensor, reading: Reading) -> tuple[Tensor | None, ...]:
     """Return the gradients for the moments, without what passes the layers behind z."""
-    retained = [(tensor, tensor.grad) for tensor in reading.tensors if tensor.retains_grad]
+    trained = [tensor for tensor in reading.tensors if tensor.requires_grad]
+    retained = [(tensor, tensor.grad) for tensor in trained if tensor.retains_grad]
     try:
         with stopped(reading.gates):
-            return torch.autograd.grad(loss, reading.tensors, retain_graph=True, allow_unused=True)
+            pulls = torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True)
     finally:
         for tensor, grad in retained:
             tensor.grad = grad
+    by_id = dict(zip(map(id, trained), pulls, strict=True))
+    return tuple(by_id.get(id(tensor)) for tensor in reading.tensors)
 
 
 class _KLGradient(NamedTuple):
@@ -116,6 +119,8 @@ class _KLGradient(NamedTuple):
 
 
 def _kl_gradient(reading: Reading, columns: Tensor | None, prior: Prior, kind: KL) -> _KLGradient:
+    """Differentiate the KL. A KL of the sample moves with z, unless z itself is stopped."""
+    held = any(gate is reading.taken for gate in reading.gates)
     leaves = tuple(tensor.detach().double().requires_grad_() for tensor in reading.tensors)
     doubled = reading._replace(tensors=leaves, taken=reading.taken.detach().double())
     with torch.enable_grad():
@@ -123,7 +128,8 @@ def _kl_gradient(reading: Reading, columns: Tensor | None, prior: Prior, kind: K
         spread = (0.5 * batch.logvar).exp()
         noise = ((batch.z - batch.mu) / spread).detach()
         plain = TCDecomposition(kl=kind, prior=prior, validate=False)
-        kl = plain(batch.mu + spread * noise, batch.mu, batch.logvar, len(noise))
+        z = batch.z if held else batch.mu + spread * noise
+        kl = plain(z, batch.mu, batch.logvar, len(noise))
         size = (1 + spread.square()).detach() / (2 * len(noise))
         sizes = _joined(gradients(batch.logvar, leaves, size))
         return _KLGradient(kl.item(), gradients(kl, leaves), sizes.norm().item())

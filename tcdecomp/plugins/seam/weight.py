@@ -73,7 +73,8 @@ class KLWeight:
             If the loss holds no multiple of the KL.
         """
         z, mu, logvar = posterior.z, posterior.mu, posterior.logvar
-        reading = Reading((mu, logvar), 1, "logvar", z, (z,))
+        taken = z if z.dim() == mu.dim() else z[0]  # of several samples
+        reading = Reading((mu, logvar), 1, "logvar", taken, (z,))
         shape = mu.shape[0], mu.shape[1]
         try:
             return self.measured(shape, lambda: fit(loss, reading, None, criterion), None)
