@@ -179,7 +179,14 @@ def test_options_of_its_own_go_before(pl):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dataset_size": SIZE}, r"given criterion, unless the module has .*\(TCDecomposition\)"),
+        (
+            {},
+            r"given criterion and dataset_size, as in TCMonitor\(TCDecomposition\(\), "
+            r"dataset_size=len\(data\)\), unless .*; VAE has neither. Its training_step must also "
+            r"set self.posterior = \(z, mu, logvar\)$",
+        ),
+        ({"dataset_size": SIZE}, r"criterion, as in TCMonitor\(TCDecomposition\(\)\), unless"),
+        ({"every_n_steps": 0}, r"given criterion, .* VAE has neither$"),
         (
             {"criterion": TCDecomposition()},
             r"TCMonitor must be given dataset_size, .*; VAE has neither",

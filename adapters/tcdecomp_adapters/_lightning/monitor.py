@@ -18,7 +18,7 @@ from tcdecomp.plugins import (
     warn_user,
 )
 from tcdecomp.scoring import loaders
-from tcdecomp_adapters._lightning.step import criterion_of, latest_posterior, left_posterior
+from tcdecomp_adapters._lightning.step import latest_posterior, left_posterior
 from tcdecomp_adapters._lightning.tally import Tally
 
 __all__ = ["TCMonitorMixin"]
@@ -64,9 +64,11 @@ class TCMonitorMixin:
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse a run that needs the criterion or the training set's size, and lacks it."""
         if stage != "predict":
+            trains = stage == "fit" and self.every_n_steps != 0
+            self._check_needs(pl_module, ["criterion", *["dataset_size"] * trains])
             check_criterion(self._criterion(pl_module), "Lightning")
-        if stage == "fit" and self.every_n_steps != 0:
-            self._size(pl_module)
+            if trains:
+                self._size(pl_module)
         self._blind = False
 
     def on_train_batch_start(
@@ -210,22 +212,33 @@ class TCMonitorMixin:
 
     def _criterion(self, module: Any) -> TCDecomposition:
         """Return the criterion for the rows of this process: another may have none to log."""
-        criterion = criterion_of(module) if self.criterion is None else self.criterion
-        if criterion is None:
-            raise self._missing("criterion", "TCDecomposition", module)
-        return for_own_rows(criterion)
+        return for_own_rows(self._found("criterion", module))
 
     def _size(self, module: Any) -> int:
-        """Return N of the training set: the monitor's own, the attachment's or the module's."""
-        for owner in (self, Attachment.of(module), module):
-            if isinstance(size := getattr(owner, "dataset_size", None), SupportsIndex):
-                return checked_int("dataset_size", size, 1)
-        raise self._missing("dataset_size", "int", module)
+        """Return N of the training set."""
+        return checked_int("dataset_size", self._found("dataset_size", module), 1)
 
-    def _missing(self, name: str, kind: str, module: Any) -> ValueError:
-        return ValueError(
-            f"TCMonitor must be given {name}, unless the module has an attribute of that name "
-            f"({kind}) or an attachment; {type(module).__name__} has neither"
+    def _found(self, name: str, module: Any) -> Any:
+        """Return the monitor's own, or that of the attachment or the module, or else None."""
+        kind: Any = {"criterion": TCDecomposition, "dataset_size": SupportsIndex}[name]
+        owners = (self, Attachment.of(module), module)
+        found = (getattr(owner, name, None) for owner in owners)
+        return next((value for value in found if isinstance(value, kind)), None)
+
+    def _check_needs(self, module: Any, names: list[str]) -> None:
+        """Refuse a module for which these are not known, in one error for all."""
+        missing = [name for name in names if self._found(name, module) is None]
+        if not missing:
+            return
+        options = {"criterion": "TCDecomposition()", "dataset_size": "dataset_size=len(data)"}
+        given = ", ".join(options[name] for name in missing)
+        leaves = "dataset_size" in names and Attachment.of(module) is None
+        raise ValueError(
+            f"TCMonitor must be given {' and '.join(missing)}, as in TCMonitor({given}), unless "
+            f"the module has attributes of these names or an attachment; {type(module).__name__} "
+            "has neither"
+            + ". Its training_step must also set self.posterior = (z, mu, logvar)"
+            * leaves
         )
 
     def _sizes(self, evaluated: list[Any], stage: str) -> list[int]:
