@@ -232,11 +232,14 @@ class Attachment:
         logvar: Tensor,
         stated: int | None,
     ) -> Answer:
-        size = self._size(stated)
-        answer = question(z, mu, logvar, size)
-        # Detached: a graph kept on the model breaks deepcopy.
-        self._last = Posterior(z, mu, logvar).detach(), size
+        answer = question(z, mu, logvar, self._size(stated))
+        self.keep(z, mu, logvar, stated)
         return answer
+
+    def keep(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int | None = None) -> None:
+        """Keep the posterior of a step for :meth:`terms`, where nothing else is asked of it."""
+        # Detached: a graph kept on the model breaks deepcopy.
+        self._last = Posterior(z, mu, logvar).detach(), self._size(dataset_size)
 
     def _size(self, stated: int | None) -> int:
         """Return N of a step: the stated one, or else that of the attachment."""

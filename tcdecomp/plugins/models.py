@@ -93,6 +93,7 @@ class Reader:
     """A model that is read at its seam: a function of what the model takes."""
 
     def __init__(self, model: Any, seam: Seam) -> None:
+        _checked_seam(seam).check(_unwrapped(model))
         self.model, self.seam = model, seam
         self.__name__ = type(_unwrapped(model)).__name__
 

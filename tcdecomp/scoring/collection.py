@@ -133,8 +133,10 @@ class _Encoder:
                     f'score(..., device="{there}") moves them'
                 ) from error
             raise
-        except (AttributeError, KeyError, TypeError) as error:
-            if self.inputs is not None or isinstance(batch, Tensor):
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # A ValueError comes from what is in the input, unless the input is a part of the batch.
+            told = x is batch and isinstance(error, ValueError)
+            if told or self.inputs is not None or isinstance(batch, Tensor):
                 raise
             taken = "a batch" if x is batch else "the first entry of a batch"
             raise ValueError(

@@ -4,12 +4,13 @@ import copy
 import dataclasses
 import pickle
 import warnings
-from collections import OrderedDict, namedtuple
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -629,8 +630,78 @@ def test_refuses_outputs_that_are_no_moments_and_no_loss():
         PAIR.register(structures.Pair())
     with pytest.raises(ValueError, match='criterion must have reduction="mean" with a seam'):
         attached(structures.Pair(), PAIR, TCDecomposition(reduction="sum"))
-    with pytest.raises(TypeError, match="model must have a method 'los'"):
-        attached(structures.Pair(), dataclasses.replace(PAIR, loss="los"))
+    with pytest.raises(
+        ValueError, match=r"a method of Pair; got 'forwad'. Did you mean 'forward'?"
+    ):
+        attached(structures.Pair(), dataclasses.replace(PAIR, loss="forwad"))
+    with pytest.raises(ValueError, match=r"got 'xyzzy'. Leave it out for a loss in your own loop"):
+        attached(structures.Pair(), dataclasses.replace(PAIR, loss="xyzzy"))
+
+
+class Remembers(structures.Pair):
+    """Counts its runs in tensors and containers, in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.runs, self.recent, self.by_size = torch.zeros(2), deque([0.0], maxlen=2), Counter()
+        self.named, self.sizes = OrderedDict(), defaultdict(list)
+
+    def forward(self, x):
+        self.runs += 1
+        self.recent.append(self.runs[0].item())
+        self.by_size[len(x)] += 1
+        self.named[len(self.named)] = 1
+        self.sizes[len(self.sizes)].append(1)
+        return super().forward(x)
+
+    def state(self):
+        return self.runs.tolist(), self.recent, self.by_size, self.named, self.sizes
+
+
+def test_runs_for_the_weight_leave_tensors_and_containers_as_they_were():
+    model, plain = Remembers(), Remembers()
+    held = model.runs, model.recent, model.by_size, model.named, model.sizes
+    attached(model, PAIR)
+    for kind in (model, plain):
+        step(kind, X)
+    assert model.state() == plain.state()
+    assert model.recent.maxlen == 2
+    now = model.runs, model.recent, model.by_size, model.named, model.sizes
+    assert all(one is other for one, other in zip(held, now, strict=True))
+
+
+def test_a_tensor_of_an_inference_run_is_let_be():
+    model = structures.Pair()
+    with torch.inference_mode():
+        model.latest = model.encoder(X)[0]
+    handle = attached(model, PAIR)
+    step(model, X)
+    assert handle.kl_weight == pytest.approx(1)
+
+
+class Asked(TCDecomposition):
+    """Says when its excess is asked for."""
+
+    asked = 0
+
+    def excess_of(self, *args, **kwargs):
+        self.asked += 1
+        return super().excess_of(*args, **kwargs)
+
+
+class WithoutKL(structures.Pair):
+    def forward(self, x):
+        return squared_error(x, self.decoder(Normal(*self.encoder(x)).rsample()))
+
+
+@pytest.mark.filterwarnings("ignore:the loss holds no KL:UserWarning")
+@pytest.mark.parametrize(("kind", "asked"), [(structures.Pair, 1), (WithoutKL, 0)])
+def test_an_excess_that_is_not_added_is_not_computed(kind, asked):
+    model = kind()
+    handle = attached(model, PAIR, Asked(beta=6))
+    step(model, X)
+    assert handle.criterion.asked == asked
+    assert handle.terms().kl > 0
 
 
 def test_a_refused_model_is_left_as_it_was():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import structures
-from tcdecomp import find_seam, score
+from tcdecomp import Seam, find_seam, score
 from tcdecomp.cli import main
 
 FACTORY = """
@@ -72,3 +72,31 @@ def test_score_reads_a_model_at_its_seam(name):
     assert report.items == 2 * len(mu)
     kl = structures.kl_of(mu, logvar).mean().item()
     assert report.terms.terms.kl == pytest.approx(kl, rel=1e-5)
+
+
+class Unpacks(structures.Conditional):
+    """It takes whole batches only, in its training_step."""
+
+    def forward(self, x, y, _):
+        raise NotImplementedError
+
+    def training_step(self, batch, _):
+        x, y = batch
+        return super().forward(x, y)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (structures.Conditional, "fits none of its methods forward, encode"),
+        (Unpacks, "too many values to unpack"),
+    ],
+)
+def test_score_says_which_inputs_a_model_with_labels_needs(kind, why):
+    model, batch = kind(), structures.conditional_batch()
+    seam = Seam(["fc_mu", "fc_var"], "decoder")
+    with pytest.raises(ValueError, match=rf"{why}.*A batch is a .* inputs=lambda batch: batch$"):
+        score(model, [batch], seam=seam)
+    assert score(model, [batch], seam=seam, inputs=lambda batch: batch).items == len(batch[0])
+    with pytest.raises(ValueError, match=r"^moments must name submodules .* mean 'fc_mu'"):
+        score(model, [batch], seam=Seam("fc_m", "decoder"))

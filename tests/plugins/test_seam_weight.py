@@ -10,8 +10,8 @@ from torch import nn
 from torch.distributions import Normal
 
 from structures import DIM, PIXELS, images, sample, squared_error
-from tcdecomp import Seam, TCDecomposition, attach
-from tcdecomp.plugins.seam.weight import FULL, QUICK
+from tcdecomp import Posterior, Seam, TCDecomposition, attach
+from tcdecomp.plugins.seam.weight import FULL, QUICK, KLWeight
 
 N = 1000
 X = images()
@@ -342,3 +342,10 @@ def test_the_model_runs_again_once_in_a_hundred_steps():
     for _ in range(FULL):
         model.loss(X)
     assert len(runs) == FULL + 3
+
+
+def test_beside_a_posterior_without_a_graph_the_weight_is_1_with_a_warning():
+    posterior = Posterior(torch.zeros(4, 2), torch.zeros(4, 2), torch.zeros(4, 2))
+    loss = torch.ones((), requires_grad=True) * 2
+    with pytest.warns(UserWarning, match="cannot be measured in this step, .* taken to be 1"):
+        assert KLWeight().of_posterior(loss, posterior, TCDecomposition()) == 1

@@ -137,8 +137,12 @@ class SeamAttachment(Attachment):
             lambda: self._fit(loss, reading),
             None if again is None else lambda: [self._elsewhere(again, move) for move in _MOVES],
         )
-        excess = self.excess(batch.z, batch.mu, batch.logvar)
         criterion = self.criterion
+        # With a process group the others may wait for this excess, whatever the weight is here.
+        if weight == 0 and criterion.process_group is None:
+            self.keep(batch.z, batch.mu, batch.logvar)
+            return output
+        excess = self.excess(batch.z, batch.mu, batch.logvar)
         if weight == 0 or criterion.alpha == criterion.beta == criterion.gamma == 1:
             return output
         return with_loss(output, loss + weight * excess)

@@ -96,6 +96,8 @@ def _least_squares(found: Tensor, want: Tensor) -> tuple[float, float]:
 def _stopped_gradients(loss: Tensor, reading: Reading) -> tuple[Tensor | None, ...]:
     """Return the gradients for the moments, without what passes the layers behind z."""
     trained = [tensor for tensor in reading.tensors if tensor.requires_grad]
+    if not trained:
+        raise NoPathError
     retained = [(tensor, tensor.grad) for tensor in trained if tensor.retains_grad]
     try:
         with stopped(reading.gates):

@@ -68,11 +68,12 @@ def encoded(taps: Taps, model: nn.Module, batch: Any, method: str | None) -> Pos
     Raises
     ------
     ValueError
-        If no run reaches the layers of the moments.
+        If the batch fits no method, or no run reaches the layers of the moments.
     """
     errors: list[Exception] = []
     ran = False
-    for attempt in attempts(model, batch, ("forward", "encode", *filter(None, [method]))):
+    methods = ("forward", "encode", *filter(None, [method]))
+    for attempt in attempts(model, batch, methods):
         taps.seen = Seen()
         try:
             attempt.run()
@@ -86,6 +87,11 @@ def encoded(taps: Taps, model: nn.Module, batch: Any, method: str | None) -> Pos
     else:
         if errors and not ran:
             raise errors[0]
+        if not ran:
+            raise ValueError(
+                f"batch must be what {type(model).__name__} takes; got a {type(batch).__name__}, "
+                f"which fits none of its methods {', '.join(methods)}"
+            )
         raise ValueError(f"{taps.idle()} must run when the model does. {FIRING}")
     reading = taps.reading()
     mean, _ = split(reading.tensors, reading.axis)

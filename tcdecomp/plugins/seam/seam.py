@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -51,8 +51,8 @@ class Seam:
     kl_weight : float or callable, optional
         What the loss multiplies the KL by, in nats per item. By default it is measured. A stated
         one is checked now and then. A callable returns it, without arguments or for the number of
-        steps so far: for a weight that changes in every step, whose measurement in every step
-        would cost a fifth of its time.
+        steps so far: for a weight that changes in every step, whose measurement would take one more
+        backward through the decoder in every step.
 
     Raises
     ------
@@ -127,7 +127,7 @@ class Seam:
         ValueError
             If a layer does not exist, or did not run.
         """
-        self._check(model)
+        self.check(model)
         carried = Attachment.of(model)
         attached = carried.taps.aside(silent=True) if isinstance(carried, SeamAttachment) else None
         taps = Taps(model, self.layers, self.into, self.scale, stop=True)
@@ -145,9 +145,9 @@ class Seam:
         Raises
         ------
         ValueError
-            If a layer does not exist, or the seam names no layer of z.
+            If a layer or the method of the loss does not exist, or the seam names no layer of z.
         """
-        self._check(model)
+        self.check(model)
         if not self.into:
             raise ValueError("z must name the layer that takes z, for attach; got None")
         return SeamAttachment(model, self, criterion, dataset_size)
@@ -171,25 +171,31 @@ class Seam:
         register(adapter)
         return adapter
 
-    def _check(self, model: object) -> None:
-        """Refuse a model without these layers, or with layers on which no hook can be."""
+    def check(self, model: object) -> None:
+        """Refuse a model without these layers or this method, or with layers that take no hook."""
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
         known = dict(model.named_modules())
         for field, names in (("moments", self.layers), ("z", self.into)):
             for name in names:
                 if name not in known or not name:
-                    close = get_close_matches(name, filter(None, known), 3, 0.5)
-                    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else ""
                     raise ValueError(
                         f"{field} must name submodules of {type(model).__name__}; got {name!r}. "
-                        f"{hint or 'print(model) shows their names'}"
+                        f"{_meant(name, known) or 'print(model) shows their names'}"
                     )
                 if isinstance(known[name], jit.ScriptModule):
                     raise ValueError(
                         f"{field} must name layers that Python runs; {name!r} is scripted. "
                         f"{FIRING}. Load or build the model without torch.jit"
                     )
+        if self.loss is not None and not callable(getattr(model, self.loss, None)):
+            kind = type(model)
+            methods = [name for name in dir(kind) if callable(getattr(kind, name, None))]
+            hint = _meant(self.loss, methods)
+            raise ValueError(
+                f"loss must name a method of {type(model).__name__}; got {self.loss!r}. "
+                f"{hint or 'Leave it out for a loss in your own loop: handle.loss(loss)'}"
+            )
 
 
 class _ForClass:
@@ -211,6 +217,12 @@ class _ForClass:
         if not isinstance(model, self.kind):
             return None
         return self.seam.attach(model, criterion, dataset_size)
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """Return a question that offers the names that are close to this one; "" without any."""
+    close = get_close_matches(name, filter(None, known), 3, 0.5)
+    return f"Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def _checked_names(field: str, value: object) -> object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,22 +13,28 @@ from torch import Tensor, nn
 
 __all__ = ["undisturbed"]
 
+_HOLDERS = (list, dict, set, deque, Counter, OrderedDict, defaultdict)
+
 
 @contextmanager
 def undisturbed(model: nn.Module, *, parameters: bool = False) -> Iterator[None]:
     """Put back the model's attributes and buffers, and torch's global random generators.
 
-    Lists, dicts and sets among the attributes get their entries back. The model's methods ``log``
-    and ``log_dict`` do nothing inside. Other objects that the model holds, its loggers say, are
-    not put back. ``parameters`` puts back parameters and their gradients, too: a method may train
-    by itself.
+    Tensors among the attributes get their values back, and Python's own lists, dicts, sets and
+    deques their entries. Other objects that the model holds, such as arrays, loggers or what is in
+    a list, are not put back if the model changes them in place. The model's methods ``log`` and
+    ``log_dict`` do nothing inside. ``parameters`` puts back parameters and their gradients, too: a
+    method may train by itself.
     """
     weights: list[Tensor] = list(model.parameters()) if parameters else []
-    tensors: list[Tensor] = [*model.buffers(), *weights]
+    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    entries = [entry for _, saved in attributes for entry in _own(saved)]
+    # Inference tensors cannot be changed in place, here or by the model.
+    loose = [e for e in entries if isinstance(e, Tensor) and not e.is_inference()]
+    tensors: list[Tensor] = [*model.buffers(), *weights, *loose]
     values = [tensor.detach().clone() for tensor in tensors]
     grads = [tensor.grad for tensor in weights]
-    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
-    held = [(entry, type(entry)(entry)) for _, saved in attributes for entry in _holders(saved)]
+    held = [(entry, copy.copy(entry)) for entry in entries if type(entry) in _HOLDERS]
     for tensor in weights:
         tensor.grad = None  # a backward would add to it in place
     for name in ("log", "log_dict"):
@@ -37,26 +45,19 @@ def undisturbed(model: nn.Module, *, parameters: bool = False) -> Iterator[None]
         with torch.random.fork_rng(devices):
             yield
     finally:
-        for now, saved in attributes:
+        for now, before in (*attributes, *held):
             now.clear()
-            now.update(saved)
-        for holder, entries in held:
-            holder.clear()
-            holder.extend(entries) if isinstance(holder, list) else holder.update(entries)
+            now.extend(before) if hasattr(now, "extend") else now.update(before)
         for tensor, value in zip(tensors, values, strict=True):
             tensor.data.copy_(value)  # past autograd: a graph may have saved this tensor
         for tensor, grad in zip(weights, grads, strict=True):
             tensor.grad = grad
 
 
-def _holders(attributes: dict[str, Any]) -> list[Any]:
-    """Return the lists, dicts and sets among a module's attributes, of torch's own the buffers."""
-    own = vars(nn.Module()).keys() - {"_buffers"}
-    return [
-        value
-        for name, value in attributes.items()
-        if name not in own and type(value) in (list, dict, set)
-    ]
+def _own(attributes: dict[str, Any]) -> list[Any]:
+    """Return the values of a module's attributes, of torch's own the dict of buffers."""
+    torchs = vars(nn.Module()).keys() - {"_buffers"}
+    return [value for name, value in attributes.items() if name not in torchs]
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:

@@ -27,8 +27,7 @@ class KLWeight:
     The loss is asked as it is, by a backward through the layers behind z, in the first ten steps,
     at every tenth, within ten steps of a change of the weight, for the first batch of a size, and
     as long as the weight is 0. At the first step and at every hundredth, the model also runs
-    three more times, with this KL, a smaller and a larger one, if it can be run again. While the
-    weight is constant, all this takes less than a twentieth of the time of training.
+    three more times, with this KL, a smaller and a larger one, if it can be run again.
 
     Parameters
     ----------
