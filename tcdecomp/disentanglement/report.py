@@ -287,7 +287,7 @@ def _intervals(
     options: Mapping[str, Any],
     **resampling: Any,
 ) -> dict[str, Interval]:
-    """Return the scores of some names with their intervals, all from the same random halves."""
+    """Return the scores of some names with their intervals, all from the same random parts."""
 
     def numbers(codes: Columns, factors: Columns, *, random_state: Any, **own: Any) -> Any:
         shared = {**own, "random_state": random_state}

@@ -34,13 +34,14 @@ def test_the_interval_holds_the_score_of_many_rows():
     assert held >= 34  # 34 or more of 40 have a probability of 0.986 at a coverage of 0.95
 
 
-def test_the_standard_error_of_a_correlation():
+@pytest.mark.parametrize("n", [4001, 90_000])
+def test_the_standard_error_of_a_correlation(n):
     """(1 - rho^2) / sqrt(n), by theory, for normal columns."""
     rng = np.random.default_rng(0)
-    v = rng.standard_normal((4000, 1))
-    z = 0.8 * v + 0.6 * rng.standard_normal((4000, 1))
+    v = rng.standard_normal((n, 1))
+    z = 0.8 * v + 0.6 * rng.standard_normal((n, 1))
     interval = score_interval(mcc_score, z, v, n_resamples=400, random_state=0)
-    assert interval.standard_error == pytest.approx(0.36 / math.sqrt(4000), rel=0.15)
+    assert interval.standard_error == pytest.approx(0.36 / math.sqrt(n), rel=0.15)
     assert interval.value == pytest.approx(mcc_score(z, v))
     width = interval.high - interval.low
     assert width == pytest.approx(2 * 1.959964 * interval.standard_error, rel=1e-6)
