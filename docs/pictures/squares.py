@@ -171,7 +171,7 @@ def draw_curves() -> Figure:
         axes.fill_between(steps, ends[0], ends[1], color=colour, alpha=0.25, linewidth=0)
         label = name if beta == 1 else f"{name}, beta = {beta}"
         axes.plot(steps, ends[2], color=colour, linewidth=2, label=label)
-    axes.set(xlabel="step", ylabel="total correlation, nats", xlim=(0, STEPS), ylim=(0, None))
+    axes.set(xlabel="step", ylabel="total correlation, nats", xlim=(0, STEPS))
     axes.legend(frameon=False)
     return figure
 

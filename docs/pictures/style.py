@@ -30,4 +30,5 @@ def save(draw: Callable[[], Figure], name: str) -> None:
         with mpl.rc_context(colours | paper | rest):
             metadata = {"Date": None} if ending == "svg" else None
             path = FOLDER / f"{stem}-{theme}.{ending}"
-            draw().savefig(path, dpi=110, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
+            box = "tight" if ending == "png" else None
+            draw().savefig(path, dpi=110, metadata=metadata, bbox_inches=box, pad_inches=0.05)
