@@ -96,7 +96,9 @@ def audit(
     if returns not in get_args(Returns):
         raise ValueError(f'returns must be "terms", "tc" or "loss"; got {returns!r}')
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise TypeError(f"dtype must be a floating-point torch.dtype; got {dtype!r}")
+        raise TypeError(
+            f"dtype must be a floating-point torch.dtype, such as torch.float64; got {dtype!r}"
+        )
     takes_size = _takes_size(terms_fn)
     subject = Subject(terms_fn, torch.device(device), dtype, returns, takes_size)
     with default_device(torch.device("cpu")):
@@ -109,7 +111,9 @@ def audit(
 def _takes_size(function: TermsFunction) -> bool:
     """Tell whether the function takes N, too."""
     if not callable(function):
-        raise TypeError(f"terms_fn must be callable; got {type(function).__name__}")
+        raise TypeError(
+            f"terms_fn must be callable; got {type(function).__name__}. Pass the function itself"
+        )
     try:
         called = function.forward if isinstance(function, nn.Module) else function
         signature = inspect.signature(called)
@@ -151,5 +155,8 @@ def _audit(subject: Subject, generator: Generator) -> Audit:
 
 
 def _raising(error: RaisedError) -> Verdict:
-    remedy = "Look for an expected shape or size, and for writing into a graph."
+    remedy = (
+        "Look for a shape or size that the code expects, and for writing into a graph. The code "
+        "must take any M from 4 to 61 and any D from 1 to 100."
+    )
     return fault("raises", f"The code raised {error}", remedy)

@@ -19,6 +19,7 @@ __all__ = ["Attachment", "check_criterion", "for_own_rows"]
 
 _CRITERION = "tcdecomp_criterion"
 _RECORD = "_tcdecomp_attachment"
+DETACH = "Detach it first: tcdecomp.plugins.Attachment.of(model).detach()"
 
 Answer = TypeVar("Answer")
 
@@ -90,9 +91,7 @@ class Attachment:
         signature: inspect.Signature | None = None,
     ) -> None:
         if (carried := Attachment.of(model)) is not None:
-            raise ValueError(
-                f"model must not carry an attachment; got {carried!r}. Detach it first"
-            )
+            raise ValueError(f"model must not carry an attachment; got {carried!r}. {DETACH}")
         check_own(model, method)
         if dataset_size is None and not stated:
             raise ValueError(
@@ -191,7 +190,9 @@ class Attachment:
             If it was detached.
         """
         if vars(self.model).get(_RECORD) is not self:
-            raise ValueError(f"{self!r} must be attached to have terms; it was detached")
+            raise ValueError(
+                f"{self!r} must be attached to have terms; it was detached. Ask before detach()"
+            )
         if self._last is None:
             return None
         criterion = self.criterion if all_processes else for_own_rows(self.criterion)

@@ -11,7 +11,10 @@ def check_own(model: Any, method: str | None) -> None:
     """Raise a TypeError if the model has no such method of its own, to be replaced on itself."""
     name = type(model).__name__
     if not hasattr(model, "__dict__"):
-        raise TypeError(f"model must have a __dict__ to carry an attachment; {name} has none")
+        raise TypeError(
+            f"model must have a __dict__ to carry an attachment; {name} has none. Call "
+            "criterion(z, mu, logvar, dataset_size) in your own loss"
+        )
     if method is None:
         return
     if method.startswith("__") and method.endswith("__"):

@@ -187,7 +187,8 @@ def attach(
     if isinstance(model, DistributedDataParallel) and list(criterion.parameters()):
         raise ValueError(
             "model must not be wrapped in DistributedDataParallel before a criterion with "
-            "parameters is attached: it would not average their gradients"
+            "parameters is attached: it would not average their gradients. Attach to the model "
+            "inside, and wrap it afterwards"
         )
     model = _unwrapped(model)
     _check_unserved(model)

@@ -106,7 +106,9 @@ def unregister(plugin: object) -> None:
     for manager in _by_hand:
         if manager.is_registered(plugin):
             return _by_hand.remove(manager)
-    raise ValueError(f"plugin must be registered by hand to be unregistered; got {plugin!r}")
+    raise ValueError(
+        f"plugin must be what was given to register(), the same object; got {plugin!r}"
+    )
 
 
 class Status(NamedTuple):
@@ -246,11 +248,11 @@ def _advice(hook: str, kind: type, packages: Sequence[str]) -> str:
     served = ", ".join(repr(name) for name in packages if name not in taken)
     return (
         f"no plugin implements {hook} for a model of type {kind.__module__}.{kind.__qualname__}. "
-        "Either (1) call criterion(z, mu, logvar, dataset_size) in your own training loop; "
-        f"(2) give the model, a torch.nn.Module, a method {_SEAMS[hook]}; "
-        f"(3) tcdecomp.plugins.register() an object with {hook} marked @tcdecomp.hookimpl; or "
-        f"(4) install, or publish, a distribution with an entry point in the group {_GROUP!r} "
-        f"named like the model's package{f' ({served})' if served else ''}. A torch.nn.Module is "
-        "also served by its layers: seam=tcdecomp.find_seam(model, batch). "
+        "Either (1) pass seam=tcdecomp.find_seam(model, batch), which serves a torch.nn.Module by "
+        "its layers; (2) call criterion(z, mu, logvar, dataset_size) in your own training loop; "
+        f"(3) give the model, a torch.nn.Module, a method {_SEAMS[hook]}; "
+        f"(4) tcdecomp.plugins.register() an object with {hook} marked @tcdecomp.hookimpl; or "
+        f"(5) install, or publish, a distribution with an entry point in the group {_GROUP!r} "
+        f"named like the model's package{f' ({served})' if served else ''}. "
         f"Loaded: {', '.join(loaded) or 'nothing'}"
     )

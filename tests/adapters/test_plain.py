@@ -69,7 +69,7 @@ def test_a_submodule_is_a_seam_too():
 
 
 def test_a_module_without_encode_is_not_the_adapters():
-    with pytest.raises(NoAdapterError, match=r"\(2\) give the model, .* a method encode\(batch\)"):
+    with pytest.raises(NoAdapterError, match=r"\(3\) give the model, .* a method encode\(batch\)"):
         encode(nn.Linear(6, 4), X)
 
 
@@ -88,7 +88,7 @@ def test_an_encode_that_forgets_to_return_is_an_error():
 
 
 def test_a_module_without_the_seam_is_told_of_the_loop():
-    with pytest.raises(NoAdapterError, match=r"\(1\) call criterion\(z, mu, logvar, dataset_size"):
+    with pytest.raises(NoAdapterError, match=r"\(2\) call criterion\(z, mu, logvar, dataset_size"):
         attach(nn.Linear(6, 4), TCDecomposition(), N)
 
 

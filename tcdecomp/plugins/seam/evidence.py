@@ -153,7 +153,7 @@ def check_reading(reading: Reading, names: str) -> Tensor | None:
     if rows != len(taken):
         raise ValueError(
             f"{names}: z must have a row for each row of the moments; got {len(taken)} rows of z "
-            f"for {rows}"
+            f"for {rows}. Draw one z for each item"
         )
     evidence = Probe(taken, reading.tensors).examine(reading.tensors, reading.axis)
     if evidence is None:
@@ -167,7 +167,8 @@ def check_reading(reading: Reading, names: str) -> Tensor | None:
             "Call model.train()"
         )
     if reading.scale not in (fitting := evidence.fitting()):
-        remedy = f"scale={fitting[0]!r} does" if fitting else "No scale does"
+        finds = "No scale does. find_seam(model, batch) looks for the layers"
+        remedy = f"scale={fitting[0]!r} does" if fitting else finds
         raise ValueError(
             f"{names}: scale must say how the layer writes the spread of z; {reading.scale!r} does "
             f"not fit the gradient. {remedy}"

@@ -33,7 +33,10 @@ class NoPathError(ValueError):
     """The loss was not computed from the moments, as far as its graph shows."""
 
     def __init__(self) -> None:
-        super().__init__("the loss must be computed from the moments; its graph leads to none")
+        super().__init__(
+            "the loss must be computed from the moments; its graph leads to none. Hand over the "
+            "loss of this step, and do not detach the moments"
+        )
 
 
 class Fit(NamedTuple):
@@ -70,7 +73,10 @@ def fit(
         raise NoPathError
     found = _joined([pull for pull in pulls if pull is not None])
     if not found.isfinite().all():
-        raise ValueError("the loss must have a finite gradient; got one that is not")
+        raise ValueError(
+            "the loss must have a finite gradient for the moments; got infinity or NaN. "
+            "torch.autograd.set_detect_anomaly(True) shows where it arises"
+        )
     want = _kl_gradient(reading, columns, criterion.prior, criterion.kl)
     gradient = _joined([want.gradients[index] for index in used])
     weight, residual = _least_squares(found, gradient)

@@ -85,7 +85,10 @@ class Seam:
         for name in ("moments", "z"):
             object.__setattr__(self, name, _checked_names(name, getattr(self, name)))
         if len(self.layers) > 2:
-            raise ValueError(f"moments must name one layer or two; got {len(self.layers)}")
+            raise ValueError(
+                f"moments must name one layer, or the layer of the means and that of the spreads; "
+                f"got {len(self.layers)} names"
+            )
         if self.scale not in SCALES:
             raise ValueError(f"scale must be one of {', '.join(SCALES)}; got {self.scale!r}")
         if self.loss is not None and not isinstance(self.loss, str):
@@ -149,7 +152,10 @@ class Seam:
         """
         self.check(model)
         if not self.into:
-            raise ValueError("z must name the layer that takes z, for attach; got None")
+            raise ValueError(
+                "z must name the layer that takes z, for attach; got None. "
+                "find_seam(model, batch) finds it"
+            )
         return SeamAttachment(model, self, criterion, dataset_size)
 
     def register(self, kind: type) -> object:

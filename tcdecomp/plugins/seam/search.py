@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from tcdecomp.plugins.attachment import Attachment
+from tcdecomp.plugins.attachment import DETACH, Attachment
 from tcdecomp.plugins.seam.candidates import Candidate, candidates
 from tcdecomp.plugins.seam.outputs import loss_in
 from tcdecomp.plugins.seam.reading import gradients
@@ -23,6 +23,7 @@ from tcdecomp.plugins.seam.verdict import conclusion
 
 __all__ = ["find_seam"]
 
+_RUN = "find_seam(model, batch, run=lambda model, batch: ...)"
 _BY_HAND = "Call criterion(z, mu, logvar, dataset_size) in your own loss"
 _METHODS = ("training_step", "compute_loss", "loss", "forward")
 
@@ -119,7 +120,7 @@ def _check(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
     if (carried := Attachment.of(model)) is not None:
-        raise ValueError(f"model must not carry an attachment; got {carried!r}. Detach it first")
+        raise ValueError(f"model must not carry an attachment; got {carried!r}. {DETACH}")
 
 
 def _searched(model: nn.Module, attempt: Attempt) -> _Run:
@@ -164,12 +165,15 @@ def _refusal(model: nn.Module, runs: list[_Run]) -> str:
         )
         return (
             f"{name} must run on the batch; tried {tried or 'nothing, since no method takes it'}. "
-            "Show how it runs: find_seam(model, batch, run=lambda model, batch: ...)"
+            f"Show how it runs: {_RUN}"
         )
     start = f"no seam was found in {name}"
     if not any(run.noisy for run in ran):
         if model.training:
-            return f"{start}: it draws no noise, and gives the same for two seeds"
+            return (
+                f"{start}: it draws no noise, and gives the same for two seeds. If another method "
+                f"draws z: {_RUN}"
+            )
         return f"{start}: it draws no noise in eval mode. Call model.train()"
     if again := next((c for run in ran for c in run.found), None):
         return (

@@ -156,7 +156,9 @@ class Taps:
             return None
         key, z = first_tensor(args, kwargs)
         if z is None:
-            raise TypeError(f"z layer {name!r} must take a tensor; got none")
+            raise TypeError(
+                f"z layer {name!r} must take a tensor; got none. Name a layer inside of it"
+            )
         _check_rows("z", name, z)
         gate = z.view_as(z)
         self.seen.took[name] = z, gate
@@ -201,7 +203,7 @@ def _check_rows(field: str, name: str, tensor: Tensor) -> None:
     if tensor.dim() < 2:
         raise ValueError(
             f"{field} layer {name!r} must have a row for each item, shape (M, D, ...); got shape "
-            f"{tuple(tensor.shape)}"
+            f"{tuple(tensor.shape)}. Name a layer that runs on the whole batch"
         )
 
 

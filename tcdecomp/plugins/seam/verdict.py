@@ -63,7 +63,8 @@ def _scale(best: Candidate) -> str:
         )
     raise ValueError(
         f"the noise must have mean 0 and variance 1; in {best.place} it has {shown}. z "
-        "is scaled, or its noise is not normal"
+        "is scaled, or its noise is not normal: call criterion(z, mu, logvar, dataset_size) in "
+        "your own loss, with the z that mu and logvar describe"
     )
 
 

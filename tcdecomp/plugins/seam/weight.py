@@ -110,8 +110,9 @@ class KLWeight:
             self._warned = True
             what = "the KL is too small for its weight to be measured"
             warnings.warn(
-                f"{what if self.value is None else 'the loss holds no KL'} in this step: the "
-                "criterion adds nothing until it is. Is the KL in another loss than this one?",
+                f"{what if self.value is None else 'the loss holds no KL'} in this step, and the "
+                "criterion adds nothing. It is measured again in every step. If the KL is in "
+                "another loss, name the method that returns that loss: Seam(loss=...)",
                 stacklevel=2,
             )
         return self.value or 0.0
