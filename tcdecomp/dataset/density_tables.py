@@ -95,16 +95,11 @@ class DensityTables:
         self._warn("logvar", doubt_of_logvar(logvar))
         targets.refuse_missing()
         lattices = self._extended(targets, mu)
-        device = lattices.table.device
         starts = _starts(self._classes)
         pairs = zip(self._classes, targets.arrays, starts, strict=True)
         rows = np.stack([found.label(array) + start for found, array, start in pairs], 1)
-        lattices.add(
-            mu.detach().to(device),
-            logvar.detach().to(device),
-            torch.from_numpy(rows).to(device),
-            None if weight is None else torch.from_numpy(weight).to(device),
-        )
+        weights = None if weight is None else torch.from_numpy(weight)
+        lattices.add(mu.detach(), logvar.detach(), torch.from_numpy(rows), weights)
         self._rows += len(rows)
 
     def __add__(self, other: object) -> DensityTables:
@@ -158,10 +153,9 @@ class DensityTables:
         """Make room for the classes of more factors, and return the lattices."""
         classes = distinct_classes(targets)
         if self._lattices is None:
-            device = torch.device("cpu") if mu.device.type == "mps" else mu.device  # no float64
             self._names, self._classes = targets.names, classes
             total = sum(map(len, classes))
-            self._lattices = Lattices(mu.shape[1], total, device, LARGEST)
+            self._lattices = Lattices(mu.shape[1], total, mu.device, LARGEST)
             return self._lattices
         if targets.names != self._names or mu.shape[1] != self._lattices.latents:
             raise ValueError(

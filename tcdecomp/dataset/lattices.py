@@ -32,10 +32,11 @@ BANDS = 2 * LOWEST
 PER_STD = 2.4  # lattice points in S
 FALL = PER_STD**2 / 2  # sigma^2 in lattice units
 WEIGHTS = 32  # lattice points that a component reaches
+FINER = 2  # points of a grid for each point of the finest lattice: q log q has more detail than q
 READS = 16  # lattice points to either side that a density is read from: 9 sigma
 BLOCK = 2**11  # components at a time on the CPU, for the cache,
 LARGE_BLOCK = 2**18  # and on other devices
-ROWS = 256  # points at which densities are read at a time
+ROWS = 128  # points at which densities are read at a time
 FARTHEST = 2.0**52  # lattice points from 0 that a float64 tells apart
 
 
@@ -51,13 +52,15 @@ class Lattices:
     latents, classes : int
         Numbers of latents and of classes.
     device : torch.device
-        Where the tables are.
+        Where the tables are, unless it has no float64. Inputs are moved there.
     largest : int
         Numbers that the table may hold, and the densities of all latents on their grids.
     """
 
     def __init__(self, latents: int, classes: int, device: torch.device, largest: int) -> None:
         self.latents, self.classes, self.largest = latents, classes, largest
+        if device.type == "mps":  # which has no float64
+            device = torch.device("cpu")
         # The lattice points in use, for each latent and band: none yet
         self.first = torch.full((latents * BANDS,), 2**62, device=device)
         self.last = -self.first
@@ -80,6 +83,8 @@ class Lattices:
         TooLongError
             If the tables would have too many lattice points.
         """
+        mu, logvar, rows = (t.to(self.table.device) for t in (mu, logvar, rows))
+        weight = None if weight is None else weight.to(self.table.device)
         first, last = self.first.clone(), self.last.clone()
         for latent, block in _blocks(mu):
             band, start, *_ = _places(mu[block, latent], logvar[block, latent])
@@ -133,12 +138,12 @@ class Lattices:
         return result / math.sqrt(2 * math.pi * FALL)
 
     def grid(self, latent: int) -> tuple[Tensor, float]:
-        """Return the points of the finest lattice that cover all of a latent, and their distance.
+        """Return points that cover all of a latent, and their distance.
 
-        Sums over these points times the distance are integrals, to 1e-10.
+        Sums of q log q over these points times the distance are integrals, to 1e-9.
         """
         bands = self._bands(latent)
-        finest = bands[0][1]
+        finest = bands[0][1] / FINER
         low = min((int(self.first[band]) - READS) * step for band, step, _ in bands)
         high = max((int(self.last[band]) + READS) * step for band, step, _ in bands)
         low, high = math.floor(low / finest), math.ceil(high / finest)
@@ -191,12 +196,12 @@ def _check_length(first: Tensor, last: Tensor, of: Lattices) -> None:
     high = torch.where(used, (last + READS) * step, -math.inf).amax(1)
     span, finest = high - low, torch.where(used, step, math.inf).amin(1)
     points = ((last - first + 1.0) * used).sum().item()
-    on_grids = of.latents * (span / finest).max().item()
+    on_grids = FINER * of.latents * (span / finest).max().item()
     if max(points, on_grids) * of.classes <= of.largest:
         return
     # With standard deviations of at least this: the bands' steps are a geometric series.
     per_deviation = max(
-        span.sum().item() / (1 - 2 ** (-1 / PER_OCTAVE)), of.latents * span.max().item()
+        span.sum().item() / (1 - 2 ** (-1 / PER_OCTAVE)), FINER * of.latents * span.max().item()
     )
     deviation = 1.25 * PER_STD * per_deviation * of.classes / of.largest
     j = int((span / finest).argmax())

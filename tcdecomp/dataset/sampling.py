@@ -1,8 +1,9 @@
 """Log-densities of a data set's q(z) at samples of it, and the terms that they give.
 
 The terms are made of four mean log-densities. Those of q(z|n) and p(z) are known in closed form,
-and that of the marginals by quadrature, so that their samples serve as regression controls for
-the one that has to be sampled, log q(z).
+and that of the marginals by quadrature. So their samples serve as regression controls for the one
+that has to be sampled, log q(z). The tables of the marginals give log q(z_j) at the samples, too,
+so that a pair of a sample and an item costs one exponential.
 """
 
 from __future__ import annotations
@@ -20,79 +21,17 @@ from tcdecomp._checks import check_finite, check_logvar, check_tensors, warn_alw
 from tcdecomp._evidence import doubt_of_logvar
 from tcdecomp._processes import Division, shared_refusal
 from tcdecomp._progress import progress
-from tcdecomp.dataset.quadrature import mean_log_marginals
-from tcdecomp.kernels import Components, log_joint, log_sum
+from tcdecomp.dataset.densities import Densities, Regression
+from tcdecomp.dataset.marginals import Marginals
+from tcdecomp.kernels import Components, Kernel, log_joint, log_sum
 from tcdecomp.posterior import LOG_2PI, Posterior, log_normal
 from tcdecomp.priors import Prior, closed_form_kl_j, differs_by_item, factors_of, log_prior
-from tcdecomp.terms import Terms
 
-__all__ = ["Densities", "Regression", "sample_densities"]
+__all__ = ["sample_densities"]
 
 POINTS = 1024  # samples at a time, and fewer in a large data set:
-PAIRS = 2**27  # component densities between two steps of the progress bar
-
-
-class Regression:
-    """The mean of values where controls, shape (S, C), have their known mean of 0.
-
-    Ordinary least squares; the standard error has the leverage of that point in it, so that a
-    sample whose controls lie far from 0 says so. Means are linear in the values.
-    """
-
-    def __init__(self, controls: Tensor) -> None:
-        self._centre = controls.mean(0)
-        self._centred = controls - self._centre
-        # Controls may coincide (one item, one dimension): the pseudo-inverse minds it least.
-        self._inverse = torch.linalg.pinv(self._centred)
-        self._degrees = len(controls) - 1 - controls.shape[1]
-        self._leverage = 1 / len(controls) + (self._centre @ self._inverse).square().sum()
-
-    def mean(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean of values, shape (S,), and its standard error."""
-        slopes = self._inverse @ (values - values.mean())
-        residuals = values - values.mean() - self._centred @ slopes
-        error = (residuals.square().sum() / self._degrees * self._leverage).sqrt()
-        return values.mean() - self._centre @ slopes, error
-
-
-class Densities(NamedTuple):
-    """The log-densities of some dimensions, float64 on the CPU.
-
-    Attributes
-    ----------
-    joint, product : Tensor, shape (S,)
-        log q(z) and sum_j log q(z_j) at S samples.
-    log_product : Tensor, shape (), or None
-        The mean of ``product`` by quadrature, where there is one grid for each dimension.
-    entropy, kl : Tensor, shape ()
-        Means over items of the entropy of q(z|n) and of KL(q(z|n) || p(z)).
-    regression : Regression
-        On controls of all dimensions, whichever these are: what sums in each sample then sums in
-        the means.
-    """
-
-    joint: Tensor
-    product: Tensor
-    log_product: Tensor | None
-    entropy: Tensor
-    kl: Tensor
-    regression: Regression
-
-    def terms(self) -> tuple[Terms, Terms]:
-        """Return the terms, which sum to the closed-form KL, and their standard errors."""
-        mean = self.regression.mean
-        # The differences of log-densities that TC and the dimension-wise KL are.
-        tc, tc_error = mean(self.joint - self.product)
-        if self.log_product is None:
-            dimension_wise, dimension_wise_error = mean(self.product + self.entropy + self.kl)
-            mi_error = mean(self.joint)[1]
-        else:
-            dimension_wise = self.log_product + self.entropy + self.kl
-            dimension_wise_error, mi_error = torch.zeros_like(tc_error), tc_error
-        return (
-            Terms(self.kl - tc - dimension_wise, tc, dimension_wise, self.kl),
-            Terms(mi_error, tc_error, dimension_wise_error, torch.zeros_like(tc_error)),
-        )
+PAIRS = 2**29  # of samples and items between two steps of the progress bar
+MANY = 2**20  # pairs
 
 
 def sample_densities(
@@ -115,7 +54,8 @@ def sample_densities(
         data = _DataSet(posterior, factors, division)
         sampled = [group for group in groups if data.needs_samples(group)]
         generator = division.generator(generator, data.mu.device)
-        chunks = _divided(data, _items(data.mu, samples, generator), sampled, generator, division)
+        points = data.draw(_items(data.mu, samples, generator), generator)
+        chunks = _divided(data, points, sampled, division)
     whole, *parts = (torch.cat(columns) for columns in zip(*chunks, strict=True))
     joint, product, *controls = whole.unbind(1)
     log_product, entropy, kl = data.means()
@@ -156,21 +96,17 @@ def _all_rows(
 
 
 def _divided(
-    data: _DataSet,
-    chunks: tuple[Tensor, ...],
-    groups: Sequence[list[int]],
-    generator: Generator | None,
-    division: Division,
+    data: _DataSet, points: list[_Points], groups: Sequence[list[int]], division: Division
 ) -> list[list[Tensor]]:
-    """Return the densities of all chunks of items; each process computes some of them."""
-    mine, results = set(division.mine(len(chunks))), []
-    for number, items in enumerate(progress(chunks, "samples of q(z)")):
-        z = data.sample(items, generator)  # all of them, to draw the same
+    """Return the densities at all points; each process computes some of them."""
+    mine, results = set(division.mine(len(points))), []
+    for number, part in enumerate(progress(points, "samples of q(z)")):
         if number in mine:
-            results.append(data.log_densities(z, items, groups))
+            results.append(data.log_densities(part, groups))
         else:
             widths = [4, *[2] * len(groups)]
-            results.append([z.new_zeros(len(z), n, dtype=torch.float64) for n in widths])
+            empty = (part.z.new_zeros(len(part.z), n, dtype=torch.float64) for n in widths)
+            results.append(list(empty))
     return [[_total(part, division) for part in parts] for parts in results]
 
 
@@ -185,8 +121,16 @@ def _items(mu: Tensor, samples: int, generator: Generator | None) -> tuple[Tenso
         torch.randperm(len(mu), generator=generator, device=mu.device)
         for _ in range(math.ceil(samples / len(mu)))
     ]
-    points = max(1, min(POINTS, PAIRS // mu.numel()))
+    points = max(1, min(POINTS, PAIRS // len(mu)))
     return torch.split(torch.cat(rounds)[:samples], points)
+
+
+class _Points(NamedTuple):
+    """Samples, the items that they are drawn from, and log q(z_j) at them where it is tabulated."""
+
+    z: Tensor
+    items: Tensor
+    log_marginals: Tensor | None
 
 
 class _DataSet:
@@ -199,37 +143,50 @@ class _DataSet:
         self.kl_j = closed_form_kl_j(self.factors, posterior)
         check_finite("the KL of mu and logvar to the prior", self.kl_j)  # which may overflow
         self.kl = self.kl_j.sum(1)
-        self.log_marginals = _log_marginals(self.mu, self.logvar, division)
+        self._marginals = Marginals(self.mu, self.logvar, division)
         self.entropy_j = _entropies(self.logvar)
 
     def means(self, group: list[int] | None = None) -> tuple[Tensor | None, Tensor, Tensor]:
         """Return the means of sum_j log q(z_j), entropy and KL, of a group or of all dimensions."""
-        log_product = None
-        if self.log_marginals is not None:
-            log_product = self.log_marginals[slice(None) if group is None else group].sum().cpu()
+        log_product = self._marginals.mean_logs
+        if log_product is not None:
+            log_product = log_product[slice(None) if group is None else group].sum().cpu()
         if group is None:
             return log_product, _mean(self.entropy_j.sum(1)), _mean(self.kl)
         return log_product, _mean(self.entropy_j[:, group]).sum(), _mean(self.kl_j[:, group]).sum()
 
     def needs_samples(self, group: list[int]) -> bool:
         """Tell whether a group has a total correlation, or a product whose mean is not known."""
-        return len(group) > 1 or self.log_marginals is None
+        return len(group) > 1 or self._marginals.mean_logs is None
 
-    def sample(self, items: Tensor, generator: Generator | None) -> Tensor:
-        """Return a new z of each of the items, shape (S, D)."""
+    def draw(self, chunks: Sequence[Tensor], generator: Generator | None) -> list[_Points]:
+        """Return a new z of each of the items in each chunk."""
+        z = [self._sample(items, generator) for items in chunks]
+        log_marginals: Sequence[Tensor | None] = [None] * len(z)
+        if self._marginals.mean_logs is not None:
+            found = self._marginals.log_densities(torch.cat(z), torch.cat(list(chunks)))
+            log_marginals = torch.split(found, [len(part) for part in z])
+        return [_Points(*part) for part in zip(z, chunks, log_marginals, strict=True)]
+
+    def _sample(self, items: Tensor, generator: Generator | None) -> Tensor:
         mu, logvar = self.mu[items], self.logvar[items]
         return Posterior(mu, mu, logvar).sample(generator=generator).z
 
-    def log_densities(self, z: Tensor, items: Tensor, groups: Sequence[list[int]]) -> list[Tensor]:
+    def log_densities(self, points: _Points, groups: Sequence[list[int]]) -> list[Tensor]:
         """Return log q(z) and sum_j log q(z_j) at z: (S, 4) of the whole, (S, 2) of each group.
 
         With the whole come two controls: log q(z|n) and log p(z), less their known means for the
         item that z is drawn from. Their mean is 0 whichever items are drawn.
         """
+        z, items, marginals = points
         mu, logvar = self.mu[items], self.logvar[items]
-        log_size = math.log(len(self.mu))
-        joint, marginals = log_sum(z, Components(self.mu, self.logvar), keep="all")
-        joint, marginals = joint - log_size, marginals - log_size
+        components, log_size = Components(self.mu, self.logvar), math.log(len(self.mu))
+        if marginals is None:
+            joint, marginals = log_sum(z, components, keep="all")
+            marginals = marginals - log_size
+        else:
+            joint = log_joint(z, components, kernel=_kernel(z, self.mu))
+        joint = joint - log_size
         entropies = _entropies(logvar).sum(1)
         whole: tuple[Tensor, ...] = (
             joint,
@@ -255,20 +212,13 @@ class _DataSet:
         if len(group) == z.shape[1]:
             return joint
         components = Components(self.mu[:, group], self.logvar[:, group])
-        return log_joint(z[:, group], components) - math.log(len(self.mu))
+        joint = log_joint(z[:, group], components, kernel=_kernel(z, self.mu))
+        return joint - math.log(len(self.mu))
 
 
-def _log_marginals(mu: Tensor, logvar: Tensor, division: Division) -> Tensor | None:
-    """Return the mean log q(z_j) by quadrature, shape (D,); each process does some dimensions."""
-    if division.group is None:
-        return mean_log_marginals(mu, logvar)
-    mine = list(division.mine(mu.shape[1]))
-    found = torch.zeros(mu.shape[1], dtype=torch.float64, device=mu.device)
-    if mine:
-        part = mean_log_marginals(mu[:, mine], logvar[:, mine])
-        found[mine] = torch.nan if part is None else part
-    total = division.total(found)
-    return None if total.isnan().any() else total
+def _kernel(z: Tensor, mu: Tensor) -> Kernel:
+    """Return the kernel of log q(z): products of matrices in float64, too, where they pay."""
+    return "linear" if z.device.type == "cpu" and len(z) * len(mu) >= MANY else "auto"
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
@@ -13,8 +13,8 @@ from torch.distributions import Laplace, MultivariateNormal, Normal, StudentT
 
 from strategies import draw_posterior, grids, separated
 from tcdecomp import Posterior, decompose, decompose_dataset
-from tcdecomp.dataset import quadrature
-from tcdecomp.dataset.quadrature import mean_log_marginals
+from tcdecomp._processes import Division
+from tcdecomp.dataset.marginals import NEAR, Marginals
 from tolerances import assert_close
 
 TERMS = ("index_code_mi", "total_correlation", "dimension_wise_kl")
@@ -125,6 +125,7 @@ def test_full_grid_has_no_total_correlation(problem):
     assert abs(terms.total_correlation) < 1e-7
 
 
+@example(seed=128, size=2)  # two modes, between which log q bends sharply
 @given(seed=st.integers(0, 2**31), size=st.integers(1, 6))
 def test_quadrature_of_marginals_is_scipys(seed, size):
     mu, logvar = data_set(seed, size, 1)
@@ -136,37 +137,64 @@ def test_quadrature_of_marginals_is_scipys(seed, size):
 
     low, high = (centres - 9 * std).min(), (centres + 9 * std).max()
     want, _ = quad(integrand, low, high, points=sorted(centres), limit=500, epsabs=1e-10)
-    assert abs(mean_log_marginals(mu, logvar).item() - want) < 1e-8
+    assert abs(Marginals(mu, logvar, Division()).mean_logs.item() - want) < 1e-8
 
 
-def test_quadrature_in_chunks_is_the_same(monkeypatch):
-    mu, logvar = data_set(2, 500, 2)
-    whole = mean_log_marginals(mu, logvar)
-    monkeypatch.setattr(quadrature, "CHUNK", 1000)
-    assert_close(mean_log_marginals(mu, logvar), whole)
+def bimodal(mu, logvar):
+    mu[::2] += 40
+    return mu, logvar - 2
 
 
-def test_collapsed_items_beside_sharp_ones_take_no_more_memory(monkeypatch):
-    """A stretch is as long as the widest of its chunk needs: chunks are of alike widths."""
-    largest = []
-    original = quadrature._add
+def half_collapsed(mu, logvar):
+    mu[::2], logvar[::2] = 1e-3 * mu[::2], 0.0
+    return mu, logvar
 
-    def recorded(density, centres, std, low, step):
-        largest.append(len(std) * 2 * quadrature.REACH * std.max().item() / step)
-        original(density, centres, std, low, step)
 
-    monkeypatch.setattr(quadrature, "_add", recorded)
-    mu, _ = data_set(4, 2000, 1)
-    logvar = torch.full_like(mu, -9.0)
-    logvar[::4] = 0.0
-    assert mean_log_marginals(mu, logvar) is not None
-    assert max(largest) <= quadrature.CHUNK
+SHAPES = {
+    "alike": lambda mu, logvar: (mu, torch.full_like(logvar, -2.0)),
+    "mixed": lambda mu, logvar: (mu, torch.linspace(-9, 1, 2 * len(mu)).view(mu.shape).to(mu)),
+    "sharp": lambda mu, logvar: (mu, logvar - 9),
+    "constant": lambda mu, logvar: (torch.zeros_like(mu), torch.zeros_like(logvar)),
+    "half collapsed": half_collapsed,
+    "bimodal": bimodal,
+    "outlier": lambda mu, logvar: (mu * (1 + 99 * (mu == mu[100])), logvar - 2),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_tabulated_marginals_are_those_of_the_mixture(shape, dtype):
+    mu, logvar = SHAPES[shape](*data_set(5, 3000, 2))
+    mu, logvar = mu.to(dtype), logvar.to(dtype)
+    items = torch.arange(len(mu))
+    z = Posterior(mu, mu, logvar).sample(generator=generator()).z
+    z[:40] = mu[:40] + torch.linspace(-9, 9, 40)[:, None] * (0.5 * logvar[:40]).exp()
+    logs = norm_logs(z[:, None], mu, logvar).logsumexp(1) - math.log(len(mu))
+    off = (Marginals(mu, logvar, Division()).log_densities(z, items) - logs).abs()
+    assert off[40:].quantile(0.99) < (1e-8 if dtype == torch.float64 else 2e-5)
+    assert off.max() < 1e-4
+
+
+def norm_logs(z, mu, logvar):
+    return Normal(mu.double(), (0.5 * logvar.double()).exp()).log_prob(z.double())
+
+
+def test_samples_far_from_their_means_are_summed_exactly():
+    """Of a lone posterior, from a table to 1e-4 up to the limit, and exactly beyond."""
+    mu, logvar = torch.zeros(1, 1).double(), torch.tensor([[math.log(1.99)]]).double()
+    steps = torch.tensor([1.0, 4.0, NEAR - 1e-6, NEAR + 1e-6, 30.0])
+    z = steps.double()[:, None] * (0.5 * logvar).exp()
+    found = Marginals(mu, logvar, Division()).log_densities(z, torch.zeros(5, dtype=torch.long))
+    off = (found - norm_logs(z, mu, logvar)).abs()[:, 0]
+    assert off[0] < 1e-9
+    assert 1e-9 < off[2] < 1e-4
+    assert off[3:].max() < 1e-12
 
 
 def test_without_one_grid_for_all_the_marginals_are_sampled():
     mu, logvar = data_set(3, 60, 2)
     logvar[0] = -60.0
-    assert mean_log_marginals(mu, logvar) is None
+    assert Marginals(mu, logvar, Division()).mean_logs is None
     terms, error, _ = decompose_dataset(mu, logvar, num_samples=6000, generator=generator())
     assert error.dimension_wise_kl > 0
     assert_close(terms.sampled_kl, terms.kl)

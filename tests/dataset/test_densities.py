@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from strategies import draw_posterior
 from tcdecomp._processes import Division
-from tcdecomp.dataset.sampling import Regression, sample_densities
+from tcdecomp.dataset.densities import Regression
+from tcdecomp.dataset.sampling import sample_densities
 from tolerances import assert_close
 
 
