@@ -4,7 +4,8 @@
 
 N = 10,000 items, D = 10 dimensions. Prints Markdown tables: the exact terms with their standard
 error, and for each estimator and batch size the mean error of a batch with its own; then whether
-the bracket holds the truth. With --output they become bias.md in that folder, beside a picture.
+the bracket holds the truth. With --output they become bias.md in that folder;
+docs/pictures/bias.py draws it.
 """
 
 import argparse
@@ -16,8 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
 from tcdecomp import Posterior, Terms, decompose, decompose_dataset
@@ -50,7 +49,6 @@ ESTIMATORS = {
 }
 BANK = f"MSS, bank of {CAPACITY}"
 STALE, ALL_STALE = "the same, live latents stale", "the same, all latents stale"
-DRAWN = {"inclusive": "C0", "MSS": "C3", "MSS, jackknife": "C4", BANK: "C2"}
 
 
 class Cell(NamedTuple):
@@ -184,43 +182,12 @@ def verdict(results: dict[str, Result]) -> str:
     return f"The bracket holds the truth in {sum(held.values())} of {len(held)} cells{missed}."
 
 
-def draw(results: dict[str, Result]) -> Figure:
-    """Draw the bias of total correlation against the batch size, a panel for each data set."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    panels = figure.subplots(1, len(results), squeeze=False)[0]
-    for axes, (config, result) in zip(panels, results.items(), strict=True):
-        panel(axes, result)
-        axes.set(title=TITLES[config], xlabel="batch size M")
-    panels[0].set(ylabel="error of total correlation, nats")
-    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
-    return figure
-
-
-def panel(axes: Axes, result: Result) -> None:
-    """Draw one data set's lines and bracket."""
-    sizes, term = list(result.cells), TERMS.index("total_correlation")
-    truth = result.truth[term].item()
-    between = [cell.bracket[term] for cell in result.cells.values()]
-    low, high = [i.low - truth for i in between], [i.high - truth for i in between]
-    axes.fill_between(sizes, low, high, color="0.9", label="bracket")
-    axes.axhline(0, color="0.4", linewidth=0.8, label="truth")
-    for place, (name, colour) in enumerate(DRAWN.items()):
-        beside = [size * 1.02 ** (place - 1.5) for size in sizes]  # where marks would hide others
-        errors = [cell.errors[name] for cell in result.cells.values()]
-        values, spread = ([pair[i][term].item() for pair in errors] for i in (0, 1))
-        style = {"color": colour, "marker": "o", "markersize": 4, "capsize": 3, "linewidth": 1.2}
-        axes.errorbar(beside, values, spread, label=name, **style)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.minorticks_off()
-
-
 def main() -> None:
     """Print the tables, and write them and the picture where that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=64_000, help="rows for each batch size")
     parser.add_argument("--samples", type=int, default=40_000, help="samples of the exact terms")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for bias.md and bias.png")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for bias.md")
     options = parser.parse_args()
     # Bracket says so of all batch sizes on C; the table does, too.
     warnings.filterwarnings("ignore", "a batch of .* too small", UserWarning)
@@ -235,7 +202,6 @@ def main() -> None:
     if options.output:
         options.output.mkdir(exist_ok=True)
         (options.output / "bias.md").write_text("\n".join(lines) + "\n")
-        draw(results).savefig(options.output / "bias.png", dpi=144)
 
 
 if __name__ == "__main__":
