@@ -15,6 +15,7 @@ from reproduction import data, grid, scores, summary
 from reproduction.__main__ import main
 from reproduction.figures import FIGURES
 from reproduction.grid import Run, runs
+from reproduction.table import Table
 from reproduction.text import TABLES
 from reproduction.training import train
 from tcdecomp.demo.images import squares
@@ -179,8 +180,10 @@ def stored():
 
 
 def mean(column, **conditions):
-    """The mean of a column over the rows with these values, by a loop over the file."""
+    """The mean of a column over the rows with these values, of seeds that are complete."""
     rows = [r for r in stored() if all(r[name] == value for name, value in conditions.items())]
+    seeds = Counter(row["seed"] for row in stored() if row["part"] == conditions["part"])
+    rows = [row for row in rows if seeds[row["seed"]] == max(seeds.values())]
     return sum(float(row[column]) for row in rows) / len(rows)
 
 
@@ -238,6 +241,24 @@ def test_figures_of_the_page_are_there():
     drawn = {f"generated/{name}-{theme}.png" for name in FIGURES for theme in ("light", "dark")}
     assert pictures <= drawn
     assert all((FOLDER / picture).is_file() for picture in pictures)
+
+
+def test_seeds_that_are_not_complete_are_left_out(tmp_path):
+    table = Table(tmp_path / "results.csv")
+    for run in [*runs("weights", [0]), *list(runs("weights", [1]))[:-1]]:
+        table.add(run, {"mig": 0.5})
+    assert set(summary.load(table.path)["seed"]) == {0}
+
+
+def test_the_table_survives_an_interruption(tmp_path):
+    table = Table(tmp_path / "results.csv")
+    table.add(VAE, {"mig": 0.123456789, "mig_density": ""})
+    table.path.with_suffix(".part").write_text("half a ro")
+    again = Table(table.path)
+    assert VAE in again
+    again.add(VAE, {"mig_density": 0.25})
+    (row,) = Table(table.path)
+    assert (row["mig"], row["mig_density"], row["method"]) == ("0.123457", "0.25", "VAE")
 
 
 def test_differences_are_paired_by_seed():

@@ -107,7 +107,7 @@ def trade_off(frame: pd.DataFrame) -> Figure | None:
         axes.set(xscale="log", xlabel="mean total correlation (nats)", ylabel="mean MIG")
         axes.set_title(f"{NAMES[data]}: larger circles, higher beta", fontsize=10)
         axes.set_ylim(0, 1)
-    legend = axes.legend(loc="best")
+    legend = axes.legend(loc="lower left")
     for handle in legend.legend_handles:
         handle.set_sizes([60])
     return figure
@@ -193,7 +193,8 @@ def readings(frame: pd.DataFrame) -> Figure | None:
         blue, grey = COLORS["beta-TCVAE"], COLORS["VAE"]
         axes.barh(places, value, xerr=bars, capsize=3, color=blue, ecolor=grey)
         axes.axvline(0, color=grey, linewidth=1)
-        axes.set(xlim=(-1, 1), xlabel="rank correlation with the MIG", title=NAMES[data])
+        axes.set(xlim=(-1, 1), xticks=[-1, -0.5, 0, 0.5, 1], title=NAMES[data])
+        axes.set_xlabel("rank correlation with the MIG")
     grid[0].set_yticks(places, list(found))
     grid[0].invert_yaxis()
     return figure

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from reproduction.grid import PARTS, runs
 from tcdecomp.metrics import Interval, interval_of_mean
 
 __all__ = [
@@ -37,8 +38,11 @@ RESAMPLES = 1000
 
 
 def load(path: Path) -> pd.DataFrame:
-    """Return the rows of the table."""
-    return pd.read_csv(path)
+    """Return the rows of those seeds that a part has in full: all methods have the same seeds."""
+    frame = pd.read_csv(path)
+    planned = {part: len(list(runs(part, [0]))) for part in PARTS}
+    found = frame.groupby(["part", "seed"])["key"].transform("size")
+    return frame[found == frame["part"].map(planned)]
 
 
 def of(frame: pd.DataFrame, **conditions: object) -> pd.DataFrame:
