@@ -11,7 +11,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reproduction.summary import METHODS, SCORE, curve, load, mean_of, of, rank_correlations
+from reproduction.summary import (
+    METHODS,
+    SCORE,
+    curve,
+    load,
+    mean_of,
+    of,
+    rank_correlations,
+    with_full_grid,
+)
 
 __all__ = ["FIGURES", "draw_all"]
 
@@ -60,43 +69,35 @@ def style(ink: str, grid: str) -> dict[str, object]:
 
 def distribution(frame: pd.DataFrame) -> Figure | None:
     """Draw the MIG of every run by method and beta, with means and intervals: figure 1."""
-    sets = sets_of(frame)
-    if not sets:
-        return None
-    figure = Figure(figsize=(9, 3.1 * len(sets)))
-    grid = figure.subplots(len(sets), len(METHODS), sharey=True, squeeze=False)
-    for row, data in zip(grid, sets, strict=True):
-        for axes, method in zip(row, METHODS, strict=True):
-            spread(axes, curve(of(frame, part=data), method), method)
-            axes.set_title(f"{method}, {NAMES[data]}", fontsize=10)
-        row[0].set_ylabel("MIG")
-    for axes in grid[-1]:
-        axes.set_xlabel("beta (1: VAE)")
-    grid[0, 0].set_ylim(0, 1)
-    return figure
+    panels = stacked(sets_of(frame), height=3)
+    for axes, data in panels:
+        runs = of(frame, part=data)
+        for method in ("VAE", *METHODS):
+            spread(axes, of(runs, method=method), method)
+        weights = sorted(runs["weight"].unique())
+        axes.set_xticks(range(len(weights)), ["1 (VAE)", *(f"{w:g}" for w in weights[1:])])
+        axes.set(title=NAMES[data], xlabel="beta", ylabel="MIG", ylim=(0, 1))
+        axes.grid(visible=False, axis="x")
+    return shown(panels)
 
 
 def spread(axes: Axes, runs: pd.DataFrame, method: str) -> None:
     """Draw a point for each run, and a bar for the mean with its interval, at each weight."""
-    weights = sorted(runs["weight"].unique())
-    for place, weight in enumerate(weights):
-        part = of(runs, weight=weight)
-        color = COLORS["VAE" if weight == 1 else method]
-        shift = np.linspace(-0.15, 0.15, len(part))
-        axes.scatter(place + shift, part[SCORE], s=14, color=color, alpha=0.6, linewidths=0)
+    color, place = COLORS[method], 0.27 * ((*METHODS, "VAE").index(method) % 3 - 1)
+    for index, (_, part) in enumerate(runs.groupby("weight")):
+        middle = 0 if method == "VAE" else 1 + index + place
+        shift = np.linspace(-0.08, 0.08, len(part))
+        axes.scatter(middle + shift, part[SCORE], s=13, color=color, alpha=0.55, linewidths=0)
         value, low, high, _ = mean_of(part, SCORE)
         bars = [[value - low], [high - value]]
-        axes.errorbar(place, value, bars, fmt="_", color=color, markersize=18, capsize=4)
-    axes.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
+        label = None if index else method
+        axes.errorbar(middle, value, bars, fmt="_", color=color, ms=12, capsize=3, label=label)
 
 
 def trade_off(frame: pd.DataFrame) -> Figure | None:
     """Draw the mean MIG against the mean TC for each beta, larger for higher beta: figure 2."""
-    sets = sets_of(frame)
-    if not sets:
-        return None
-    figure = Figure(figsize=(4.6 * len(sets), 3.8))
-    for axes, data in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
+    panels = stacked(sets_of(frame), height=3.6)
+    for axes, data in panels:
         for method in METHODS:
             means = curve(of(frame, part=data), method).groupby("weight")
             points = means[["total_correlation", SCORE]].mean()
@@ -105,36 +106,28 @@ def trade_off(frame: pd.DataFrame) -> Figure | None:
             sizes = 20 + 22 * points.index.to_numpy()
             axes.scatter(x, y, s=sizes, color=COLORS[method], alpha=0.75, label=method)
         axes.set(xscale="log", xlabel="mean total correlation (nats)", ylabel="mean MIG")
-        axes.set_title(f"{NAMES[data]}: larger circles, higher beta", fontsize=10)
-        axes.set_ylim(0, 1)
-    legend = axes.legend(loc="lower left")
-    for handle in legend.legend_handles:
-        handle.set_sizes([60])
-    return figure
+        axes.set(title=f"{NAMES[data]}: larger circles, higher beta", ylim=(0, 1))
+    return shown(panels)
 
 
 def single_weights(frame: pd.DataFrame) -> Figure | None:
-    """Draw the MIG where one weight alone is raised."""
-    squares = frame[frame["part"].isin(["squares", "weights"])]
-    if not len(of(frame, part="weights")):
-        return None
-    figure = Figure(figsize=(8.4, 3.4))
-    left, right = figure.subplots(1, 2)
+    """Draw the MIG and the reconstruction loss where one weight alone is raised."""
     labels = {
         "beta-TCVAE": "TC alone (beta-TCVAE)",
         "alpha alone": "MI alone",
         "gamma alone": "dimension-wise KL alone",
         "beta-VAE": "all three (beta-VAE)",
     }
-    for method, label in labels.items():
-        for axes, column in ((left, SCORE), (right, "reconstruction")):
-            line(axes, curve(squares, method), column, COLORS[method], label)
-    left.set(ylabel="MIG", ylim=(0, 1))
-    right.set(ylabel="reconstruction loss (nats)")
-    for axes in (left, right):
-        axes.set_xlabel("weight (the others are 1)")
-    right.legend()
-    return figure
+    rows = of(frame, part="weights")
+    runs = pd.concat([of(frame, part="squares"), rows])
+    runs = runs[runs["seed"].isin(rows["seed"])]
+    names = {SCORE: "MIG", "reconstruction": "reconstruction loss (nats)"}
+    panels = stacked(list(names) if len(rows) else [], height=3)
+    for axes, column in panels:
+        for method, label in labels.items():
+            line(axes, curve(runs, method), column, COLORS[method], label)
+        axes.set(xlabel="weight (the other weights are 1)", ylabel=names[column])
+    return shown(panels)
 
 
 def line(axes: Axes, runs: pd.DataFrame, column: str, color: str, label: str) -> None:
@@ -148,61 +141,72 @@ def line(axes: Axes, runs: pd.DataFrame, column: str, color: str, label: str) ->
 
 def correlated(frame: pd.DataFrame) -> Figure | None:
     """Draw the MIG on the full grid after training on correlated factors."""
-    runs = of(frame, part="correlated")
-    if not len(runs):
-        return None
-    weights = sorted(set(runs["weight"]) - {1})
-    full = of(frame, part="squares")
-    both = pd.concat([full[full["seed"].isin(runs["seed"])], runs])
-    strengths = [0, *sorted(runs["sigma"].unique(), reverse=True)]
-    figure = Figure(figsize=(4.2 * len(weights), 3.4))
-    for axes, weight in zip(
-        figure.subplots(1, len(weights), sharey=True, squeeze=False)[0], weights, strict=True
-    ):
-        for method in ("VAE", *METHODS):
-            part = of(both, method=method, weight=1 if method == "VAE" else weight)
+    runs = with_full_grid(frame)
+    strengths = sorted(runs["sigma"].unique(), key=lambda sigma: -sigma or -9)
+    panels = stacked(["squares"] if len(runs) else [], height=3.4)
+    for axes, _ in panels:
+        for index, method in enumerate(("VAE", *METHODS)):
+            part = of(runs, method=method)
             means = [mean_of(of(part, sigma=sigma), SCORE) for sigma in strengths]
             value, low, high, _ = np.array(means).T
-            shift = 0.06 * (("VAE", *METHODS).index(method) - 1.5)
-            place = np.arange(len(strengths)) + shift
+            place = np.arange(len(strengths)) + 0.06 * (index - 1.5)
             bars = [value - low, high - value]
-            axes.errorbar(
-                place, value, bars, fmt="o-", color=COLORS[method], label=method, capsize=3
-            )
-        names = ["none", *[f"sigma {sigma:g}" for sigma in strengths[1:]]]
+            color = COLORS[method]
+            axes.errorbar(place, value, bars, fmt="o-", color=color, label=method, capsize=3)
+        names = ["full grid", *(f"sigma {sigma:g}" for sigma in strengths[1:])]
         axes.set_xticks(range(len(strengths)), names)
-        axes.set(title=f"beta = {weight:g}", xlabel="correlation of x and y")
-        axes.set_ylim(0, 1)
-    figure.axes[0].set_ylabel("MIG on the full grid")
-    figure.axes[-1].legend()
-    return figure
+        axes.set(xlabel="correlation of x and y in the training set", ylim=(0, 1))
+        axes.set_ylabel("MIG on the full grid")
+    return shown(panels)
 
 
 def readings(frame: pd.DataFrame) -> Figure | None:
     """Draw the rank correlation of what one sees without factors with the MIG."""
-    sets = sets_of(frame)
-    if not sets:
-        return None
-    figure = Figure(figsize=(2.2 + 3.2 * len(sets), 2.8))
-    grid = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
-    for axes, data in zip(grid, sets, strict=True):
-        found = rank_correlations(of(frame, data=data, sigma=0))
-        value, low, high, _ = np.array(list(found.values())).T
-        places = np.arange(len(found))
-        bars = [value - low, high - value]
-        blue, grey = COLORS["beta-TCVAE"], COLORS["VAE"]
-        axes.barh(places, value, xerr=bars, capsize=3, color=blue, ecolor=grey)
-        axes.axvline(0, color=grey, linewidth=1)
-        axes.set(xlim=(-1, 1), xticks=[-1, -0.5, 0, 0.5, 1], title=NAMES[data])
+    panels = stacked(["squares"] if sets_of(frame) else [], height=3)
+    for axes, _ in panels:
+        for index, data in enumerate(sets_of(frame)):
+            found = rank_correlations(of(frame, data=data, sigma=0))
+            value, low, high, _ = np.array(list(found.values())).T
+            places = np.arange(len(found)) + 0.35 * index
+            color = [COLORS["beta-TCVAE"], COLORS["FactorVAE"]][index]
+            bars = [value - low, high - value]
+            options = {"height": 0.33, "color": color, "ecolor": COLORS["VAE"], "capsize": 3}
+            axes.barh(places, value, xerr=bars, label=NAMES[data], **options)
+        axes.axvline(0, color=COLORS["VAE"], linewidth=1)
+        axes.set_yticks(np.arange(len(found)), list(found))
+        axes.invert_yaxis()
+        axes.set(xlim=(-1, 1), xticks=[-1, -0.5, 0, 0.5, 1])
         axes.set_xlabel("rank correlation with the MIG")
-    grid[0].set_yticks(places, list(found))
-    grid[0].invert_yaxis()
-    return figure
+    return shown(panels)
 
 
 def sets_of(frame: pd.DataFrame) -> list[str]:
     """Return the data sets on which all methods were trained."""
     return [data for data in NAMES if len(of(frame, part=data))]
+
+
+def stacked(names: list[str], height: float) -> list[tuple[Axes, str]]:
+    """Return axes below each other, which a narrow screen can show, with the name of each."""
+    if not names:
+        return []
+    figure = Figure(figsize=(6.2, height * len(names)))
+    return list(zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True))
+
+
+def shown(panels: list[tuple[Axes, str]]) -> Figure | None:
+    """Return the figure of the panels with a legend above, or None where there are no panels."""
+    if not panels:
+        return None
+    axes, _ = panels[0]
+    figure = axes.get_figure(root=True)
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1:
+        columns = 2 if max(map(len, labels)) > 12 else 4
+        legend = figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+        for handle in legend.legend_handles:
+            if hasattr(handle, "set_sizes"):
+                handle.set_sizes([60])
+    return figure
 
 
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {

@@ -57,6 +57,13 @@ def curve(frame: pd.DataFrame, method: str) -> pd.DataFrame:
     return frame[frame["method"].isin([method, "VAE"])].sort_values(["weight", "seed"])
 
 
+def with_full_grid(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs on correlated factors, with those of the same seeds on the full grid."""
+    runs = of(frame, part="correlated")
+    full = of(frame, part="squares").merge(runs[["method", "weight", "seed"]].drop_duplicates())
+    return pd.concat([full, runs])
+
+
 def mean_of(frame: pd.DataFrame, column: str) -> Interval:
     """Return the mean over runs with its 95 % interval; a single run has none."""
     values = frame[column].to_numpy(float)

@@ -17,11 +17,13 @@ from reproduction.summary import (
     mean_of,
     of,
     rank_correlations,
+    with_full_grid,
 )
 from tcdecomp.metrics import Interval, interval_of_mean
 
 __all__ = ["TABLES", "write_all"]
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
 MEANS = {
     "binned": "mig",
     "TC": "total_correlation",
@@ -46,16 +48,22 @@ def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *body]) if body else ""
 
 
-def span(value: Interval, sign: str = "") -> str:
-    """Return a mean and its 95 % interval."""
-    low, high = (f"{bound:{sign}.2f}" for bound in value[1:3])
-    return f"{value[0]:{sign}.2f} ({low} to {high})"
+def span(value: Interval) -> str:
+    """Return a correlation and its 95 % interval."""
+    return f"{value.value:+.2f} ({value.low:+.2f}{NO_BREAK}to{NO_BREAK}{value.high:+.2f})"
+
+
+def margin(value: Interval, sign: str = "") -> str:
+    """Return a mean and half the width of its symmetric 95 % interval."""
+    if value.low != value.low:  # a single run has none
+        return f"{value.value:{sign}.2f}"
+    return f"{value.value:{sign}.2f} ± {value.high - value.value:.2f}".replace(" ", NO_BREAK)
 
 
 def versus(one: pd.DataFrame, other: pd.DataFrame) -> list[str]:
     """Return in how many seeds the first has the higher MIG, and the mean difference."""
     found = differences(one, other)
-    mean = span(interval_of_mean(found), "+") if len(found) > 1 else "one seed"
+    mean = margin(interval_of_mean(found), "+") if len(found) > 1 else "one seed"
     return [f"{(found > 0).sum()} of {len(found)}", mean]
 
 
@@ -64,7 +72,7 @@ def results(frame: pd.DataFrame) -> str:
     rows = []
     for (method, weight), runs in frame.groupby(["method", "weight"], sort=False):
         means = [f"{runs[column].mean():.2f}" for column in MEANS.values()]
-        rows.append([method, f"{weight:g}", str(len(runs)), span(mean_of(runs, SCORE)), *means])
+        rows.append([method, f"{weight:g}", str(len(runs)), margin(mean_of(runs, SCORE)), *means])
     order = ["VAE", *METHODS]
     rows.sort(
         key=lambda row: (order.index(row[0]) if row[0] in order else 9, row[0], float(row[1]))
@@ -108,7 +116,7 @@ def against_vae(frame: pd.DataFrame) -> str:
     for label in ("beta-TCVAE", "alpha alone", "gamma alone", "InfoMax", "information dropout"):
         for _, runs in of(squares, method=label).groupby("weight"):
             weights = runs[["alpha", "beta", "gamma"]].iloc[0]
-            cells = [label, " / ".join(f"{w:g}" for w in weights), span(mean_of(runs, SCORE))]
+            cells = [label, " / ".join(f"{w:g}" for w in weights), margin(mean_of(runs, SCORE))]
             rows.append([*cells, *versus(runs, vae), f"{runs['reconstruction'].mean():.2f}"])
     header = ["varied", "MI / TC / DWKL", "MIG", "seeds above VAE", "mean difference", "reconstr."]
     return markdown(header, rows) if len(of(frame, part="weights")) else ""
@@ -116,18 +124,14 @@ def against_vae(frame: pd.DataFrame) -> str:
 
 def correlated(frame: pd.DataFrame) -> str:
     """Return the MIG by method and strength of the correlation."""
-    runs = of(frame, part="correlated")
-    if not len(runs):
-        return ""
-    full = of(frame, part="squares", weight=6)
-    full = pd.concat([full, of(frame, part="squares", method="VAE")])
-    both = pd.concat([full[full["seed"].isin(runs["seed"])], runs])
-    strengths = sorted(both["sigma"].unique(), key=lambda s: s or 9, reverse=True)
+    runs = with_full_grid(frame)
+    strengths = sorted(runs["sigma"].unique(), key=lambda sigma: -sigma or -9)
     rows = [
-        [name, *(span(mean_of(of(both, method=name, sigma=s), SCORE)) for s in strengths)]
+        [name, *(margin(mean_of(of(runs, method=name, sigma=s), SCORE)) for s in strengths)]
         for name in ("VAE", *METHODS)
     ]
-    return markdown(["method", *(f"sigma {s:g}" if s else "full grid" for s in strengths)], rows)
+    header = ["method", *(f"sigma {s:g}" if s else "full grid" for s in strengths)]
+    return markdown(header, rows) if len(runs) else ""
 
 
 def readings(frame: pd.DataFrame) -> str:
@@ -138,7 +142,7 @@ def readings(frame: pd.DataFrame) -> str:
         groups["colored squares"] = objects
     columns = {name: rank_correlations(runs) for name, runs in groups.items()}
     labels = next(iter(columns.values()))
-    rows = [[label, *(span(column[label], "+") for column in columns.values())] for label in labels]
+    rows = [[label, *(span(column[label]) for column in columns.values())] for label in labels]
     return markdown(["reading", *columns], rows)
 
 
