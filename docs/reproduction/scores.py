@@ -34,10 +34,8 @@ def scores(trained: Trained, images: Images) -> Row:
 def terms(trained: Trained, images: Images) -> Row:
     """Return the three terms over the training set with their standard errors, and the KL."""
     mu, logvar = (torch.from_numpy(t[trained.rows]) for t in (trained.mu, trained.logvar))
-    samples = max(SAMPLES, len(mu)) // len(mu) * len(mu)
-    values, errors, _ = decompose_dataset(
-        mu, logvar, num_samples=min(samples, SAMPLES), generator=Generator().manual_seed(0)
-    )
+    generator = Generator().manual_seed(0)
+    values, errors, _ = decompose_dataset(mu, logvar, num_samples=SAMPLES, generator=generator)
     row = {name: value.item() for name, value in zip(TERMS, values, strict=True)}
     return row | {f"{name}_error": getattr(errors, name).item() for name in TERMS[:3]}
 
