@@ -236,6 +236,21 @@ def test_cells_are_means_of_the_file():
             assert float(text) == pytest.approx(value, abs=0.0051)
 
 
+def test_the_sentences_in_short_say_what_the_file_says():
+    """The first comparison, by a loop: beta-TCVAE 6 against the VAE of the same seed."""
+    rows = {(r["method"], r["weight"], r["seed"]): r for r in stored() if r["part"] == "squares"}
+    seeds = sorted(set(summary.load(RESULTS).query("part == 'squares'")["seed"].astype(str)))
+    differences = [
+        float(rows["beta-TCVAE", "6", seed]["mig_density"])
+        - float(rows["VAE", "1", seed]["mig_density"])
+        for seed in seeds
+    ]
+    wins = sum(difference > 0 for difference in differences)
+    first, *_ = (FOLDER / "generated" / "in-short.md").read_text().splitlines()
+    assert f"higher MIG in {wins} of {len(seeds)} seeds" in first
+    assert f"{sum(differences) / len(seeds):+.2f}" in first
+
+
 def test_figures_of_the_page_are_there():
     pictures = set(re.findall(r"generated/[\w-]+\.png", PAGE))
     drawn = {f"generated/{name}-{theme}.png" for name in FIGURES for theme in ("light", "dark")}

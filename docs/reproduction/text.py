@@ -98,6 +98,32 @@ def comparisons(frame: pd.DataFrame) -> str:
     return markdown(["this", "against", "seeds with higher MIG", "mean difference"], rows)
 
 
+def in_short(frame: pd.DataFrame) -> str:
+    """Return what the runs on squares show, a line for each comparison."""
+    squares = of(frame, part="squares")
+    best = {name: (name, best_weight(squares, name)) for name in METHODS}
+    champion = "beta-TCVAE"
+    pairs = [
+        ((champion, 6), ("VAE", 1)),
+        ((champion, 6), ("beta-VAE", 6)),
+        (best[champion], best["beta-VAE"]),
+        (best[champion], best["FactorVAE"]),
+    ]
+    return "\n".join(line(squares, *pair) for pair in pairs)
+
+
+def line(frame: pd.DataFrame, one: tuple[str, float], other: tuple[str, float]) -> str:
+    """Return the differences of MIG and reconstruction loss between two methods at their betas."""
+    names = [method if method == "VAE" else f"{method} {beta:g}" for method, beta in (one, other)]
+    runs = [of(frame, method=method, weight=beta) for method, beta in (one, other)]
+    wins, mean = versus(*runs)
+    loss = margin(interval_of_mean(differences(*runs, "reconstruction")), "+")
+    return (
+        f"- {names[0]} against {names[1]}: higher MIG in {wins} seeds, {mean} on average. "
+        f"Reconstruction loss: {loss} nats."
+    )
+
+
 def part(name: str, make: Callable[[pd.DataFrame], str]) -> Callable[[pd.DataFrame], str]:
     """Return a table of one part of the grid, or nothing if it has no rows."""
 
@@ -147,6 +173,7 @@ def readings(frame: pd.DataFrame) -> str:
 
 
 TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
+    "in-short": in_short,
     "squares": part("squares", results),
     "squares-comparisons": part("squares", comparisons),
     "objects": part("objects", results),
