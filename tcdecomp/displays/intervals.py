@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
 from typing import TYPE_CHECKING, Any
@@ -134,7 +135,9 @@ class SampleSizeDisplay(Display):
         scores = []
         for size in sizes:
             subsets = [np.sort(rng.permutation(n)[:size]) for _ in range(n_resamples)]
-            found = [score(latents.rows(s), targets.rows(s), **options) for s in subsets]
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".* rows are few")  # the picture shows that
+                found = [score(latents.rows(s), targets.rows(s), **options) for s in subsets]
             mean, spread = float(np.mean(found)), float(np.std(found, ddof=1))
             scores.append(Interval(mean, mean - 2 * spread, mean + 2 * spread, spread))
         return cls(list(sizes), scores, getattr(score, "__name__", "score"))

@@ -76,5 +76,6 @@ class TermsDisplay(Display):
             if f"{term}_low" in self.values:
                 ends = self.values[f"{term}_low"], self.values[f"{term}_high"]
                 ax.fill_between(self.steps, *ends, color=f"C{colour}", alpha=0.25, linewidth=0)
-        ax.legend()
+        place = (0.5, -0.18)  # below the axis, where it hides no line
+        ax.legend(loc="upper center", bbox_to_anchor=place, ncols=2, frameon=False)
         ax.set(title="Terms of the KL", xlabel="step", ylabel="nats per item")
