@@ -106,7 +106,7 @@ autosummary_context = {"shown": MEMBERS, "no_signature": NO_SIGNATURE}
 
 smartquotes_action = "De"  # dashes and ellipses: quotes may be code
 html_theme = "furo"
-pygments_dark_style = "monokai"
+pygments_dark_style = "github-dark"
 html_title = "tcdecomp"
 html_static_path = ["_static"]
 html_css_files = ["tcdecomp.css"]
