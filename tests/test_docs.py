@@ -165,6 +165,25 @@ def test_each_picture_has_both_themes(theme):
     assert all(f"{name}-{other}." in text for name in pictures)
 
 
+# Numbers
+
+
+@pytest.mark.parametrize("page", [README, DOCS / "index.md"], ids=page_id)
+def test_the_table_of_eight_seeds_is_that_of_the_demo(page):
+    cell = re.compile(r"\d+\.\d+ \(\d+\.\d+\)")
+    cells = cell.findall(page.read_text())
+    assert len(cells) >= 12
+    assert set(cells) <= set(cell.findall((DOCS / "gallery/demo.md").read_text()))
+
+
+@pytest.mark.parametrize("name", ["curves", "sweep"])
+def test_tables_of_runs_are_those_of_their_rows(name, monkeypatch):
+    monkeypatch.syspath_prepend(DOCS / "pictures")
+    squares = importlib.import_module("squares")
+    told = (squares.FOLDER / f"{name}.md").read_text()
+    assert told == squares.table(squares.read(squares.ROWS), squares.TABLES[name])
+
+
 # The reference
 
 REFERENCE = ("reference/api.md", "extend/hooks.md")

@@ -32,6 +32,10 @@ ROWS, CURVES = FOLDER / "squares.csv", FOLDER / "curves.csv"
 FAMILIES = {"beta-VAE": presets.beta_vae, "beta-TCVAE": presets.beta_tcvae}
 WATCHED = ("VAE", 1), ("beta-TCVAE", 6)
 EVERY = 50  # steps between two brackets
+TABLES = {
+    "curves": list(WATCHED),
+    "sweep": [("VAE", 1), *((name, beta) for name in FAMILIES for beta in BETAS)],
+}
 
 
 def settings() -> Iterator[tuple[str, int, TCDecomposition]]:
@@ -205,10 +209,8 @@ def draw_all() -> None:
     """Draw the two pictures, and write the two tables beside them."""
     save(draw_curves, "curves.svg")
     save(draw_sweep, "sweep.svg")
-    rows, vae = read(ROWS), [("VAE", 1)]
-    (FOLDER / "curves.md").write_text(table(rows, list(WATCHED)))
-    pairs = vae + [(name, beta) for name in FAMILIES for beta in BETAS]
-    (FOLDER / "sweep.md").write_text(table(rows, pairs))
+    for name, chosen in TABLES.items():
+        (FOLDER / f"{name}.md").write_text(table(read(ROWS), chosen))
 
 
 if __name__ == "__main__":
