@@ -31,7 +31,8 @@ class Reported(Protocol):
 class Comparison:
     """The numbers of several models; it shows as a table, in print and in notebooks.
 
-    An asterisk marks the best value of a score. The terms of the KL have no best value.
+    An asterisk marks the best value of a score, unless its interval meets the interval of another
+    model. The terms of the KL have no best value.
 
     Attributes
     ----------
@@ -64,15 +65,15 @@ class Comparison:
             return "- "
         value, low, high, _ = interval
         half = "" if math.isnan(low) else f" +- {(high - low) / 2:.3f}"
-        return f"{value:.3f}{half}{'*' if value == self._best(name) else ' '}"
+        return f"{value:.3f}{half}{'*' if interval is self._best(name) else ' '}"
 
-    def _best(self, name: str) -> float | None:
-        """Return the best value of a score, if one model alone has it."""
-        if name not in VALUES:
+    def _best(self, name: str) -> Interval | None:
+        """Return the best interval of a score, if it meets no other."""
+        found = [numbers[name] for numbers in self.models.values() if name in numbers]
+        if name not in VALUES or len(found) < 2:
             return None
-        values = [numbers[name].value for numbers in self.models.values() if name in numbers]
-        best = max(values) if VALUES[name].higher else min(values)
-        return best if values.count(best) == 1 < len(values) else None
+        best, *others = sorted(found, reverse=VALUES[name].higher)
+        return None if any(_meet(best, other) for other in others) else best
 
     def to_frame(self) -> Any:
         """Return a pandas data frame with a row for each model: ``mig``, ``mig_low``, ...
@@ -134,6 +135,14 @@ class Comparison:
             lines.append(" & ".join([model, *cells]) + r" \\")
         body = "\n".join(lines)
         return f"\\begin{{tabular}}{{l{'r' * len(names)}}}\n{body}\n\\end{{tabular}}"
+
+
+def _meet(a: Interval, b: Interval) -> bool:
+    """Tell whether two intervals meet. Without ends, an interval is its value."""
+    (a_low, a_high), (b_low, b_high) = (
+        (i.value, i.value) if math.isnan(i.low) else (i.low, i.high) for i in (a, b)
+    )
+    return a_low <= b_high and b_low <= a_high
 
 
 def label_of(name: str) -> str:

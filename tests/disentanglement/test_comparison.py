@@ -41,6 +41,21 @@ def test_the_table_marks_the_best_of_each_score():
     assert f"{less:.3f}" in next(part for part in shared.split("  ") if part.endswith("*"))
 
 
+def test_intervals_that_meet_have_no_best():
+    class Model:
+        def __init__(self, value, low=math.nan, high=math.nan):
+            self.mig = Interval(value, low, high, math.nan)
+
+        def numbers(self):
+            return {"mig": self.mig}
+
+    far, near, bare = Model(0.9, 0.8, 1.0), Model(0.7, 0.5, 0.85), Model(0.79)
+    assert "0.900 +- 0.100*" in str(compare({"far": far, "bare": bare}))
+    assert "*" not in str(compare({"far": far, "near": near}))
+    assert "*" not in str(compare({"near": near, "bare": bare}))
+    assert "*" not in str(compare({"far": far, "near": near, "bare": bare}))
+
+
 def test_equal_values_have_no_best():
     same = report(0, confidence=None)
     assert "*" not in str(compare({"a": same, "b": same}))
