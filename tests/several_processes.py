@@ -90,7 +90,7 @@ def evaluate(rows):
             for part, group in ((slice(None), None), (rows, "world"))
         ]
         values = [
-            torch.stack([*r.whole.terms, *r.whole.standard_error, r.between]) for r in results
+            torch.tensor([*r.whole.terms, *r.whole.standard_error, *r.between]) for r in results
         ]
         differences[name] = (values[0] - values[1]).abs().max().item()
     return differences

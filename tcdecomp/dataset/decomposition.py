@@ -6,6 +6,7 @@ from typing import NamedTuple, SupportsIndex
 
 import torch
 from torch import Generator, Tensor
+from torch.distributions import Distribution
 
 from tcdecomp._checks import check_tensors, checked_int, checked_labels
 from tcdecomp._processes import Division, Group, shared_refusal
@@ -151,18 +152,13 @@ def _by_label(
     samples = checked_samples(num_samples)
     check_tensors(mu=mu, logvar=logvar)
     factors = factors_of(prior, Posterior(mu, mu, logvar).in_working_precision())
-    if factors is not None and differs_by_item(factors):
-        raise ValueError(
-            "prior must be one for all items where a condition is given to decompose_dataset; got "
-            f"batch shape {tuple(factors.batch_shape)}. Call decompose_dataset for each label, "
-            "with the posteriors and the priors of its items"
-        )
     labels = checked_labels("condition", condition, mu)
     parts = []
     for label in torch.unique(labels):
         rows = labels == label
         share = int(rows.sum()) / len(labels)
-        options = {"num_samples": max(FEWEST, round(share * samples)), "prior": prior}
+        own = _of_rows(factors, rows) if differs_by_item(factors) else factors
+        options = {"num_samples": max(FEWEST, round(share * samples)), "prior": own}
         part = decompose_dataset(mu[rows], logvar[rows], generator=generator, **options)  # type: ignore[arg-type]
         parts.append((share, part))
     shares = torch.tensor([share for share, _ in parts], dtype=torch.float64, device="cpu")
@@ -173,6 +169,19 @@ def _by_label(
         Terms(*((shares**2) @ errors.square()).sqrt()),
         sum(part.num_samples for _, part in parts),
     )
+
+
+def _of_rows(factors: Distribution | None, rows: Tensor) -> Distribution:
+    """Return the priors of some items, from their parameters."""
+    shape, names = factors.batch_shape, factors.arg_constraints  # type: ignore[union-attr]
+    try:
+        return type(factors)(**{n: getattr(factors, n).expand(shape)[rows] for n in names})  # type: ignore[misc]
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            "prior must be made of its parameters, as Normal is, where it differs by item and a "
+            f"condition is given; got {type(factors).__name__}: {error}. Call decompose_dataset "
+            "for each label, with the posteriors and the priors of its items"
+        ) from error
 
 
 def checked_samples(num_samples: SupportsIndex) -> int:

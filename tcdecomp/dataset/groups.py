@@ -25,14 +25,16 @@ import torch
 from torch import Generator, Tensor
 
 from tcdecomp._checks import check_tensors, integer
-from tcdecomp._processes import Division, Group, shared_refusal
+from tcdecomp._processes import Division, Group, resolve_group, shared_refusal
 from tcdecomp.dataset.decomposition import DatasetTerms, checked_samples
 from tcdecomp.dataset.sampling import sample_densities
+from tcdecomp.kernels import Kernel
 from tcdecomp.minibatch.batch import Batch
 from tcdecomp.minibatch.conditional import DatasetSize
 from tcdecomp.minibatch.estimators import Weights
 from tcdecomp.minibatch.options import Options, Reduction
 from tcdecomp.priors import Prior
+from tcdecomp.terms import Estimate
 
 __all__ = ["GroupTerms", "Groups", "SplitTC", "decompose_groups", "split_tc"]
 
@@ -51,28 +53,25 @@ class GroupTerms(NamedTuple):
     dimensions : tuple
         The ``DatasetTerms`` of each dimension: its share of the KL is I(n; z_j), how much it tells
         of the item, and KL(q(z_j) || p(z_j)).
-    between : Tensor, shape ()
-        KL(q(z) || prod_g q(z_g)), the total correlation of the groups: of two, their mutual
-        information.
-    between_error : Tensor, shape ()
-        Its standard error.
+    between : Estimate
+        KL(q(z) || prod_g q(z_g)), the total correlation of the groups, with its standard error. Of
+        two groups it is their mutual information.
     """
 
     whole: DatasetTerms
     groups: dict[str, DatasetTerms]
     dimensions: tuple[DatasetTerms, ...]
-    between: Tensor
-    between_error: Tensor
+    between: Estimate
 
     def __str__(self) -> str:
         """Return a table, in nats, whose columns sum to the last row: all but the errors of TC."""
         width = max(map(len, (*self.groups, "(between)")))
         lines = [f"{'':{width}}{'KL':>10}{'DWKL':>10}{'MI':>10}{'TC':>10}{'+-':>10}"]
-        zero = torch.zeros_like(self.between)
-        between = zero, zero, -self.between, self.between, self.between_error
+        value, error = self.between
+        between = 0.0, 0.0, -value, value, error
         rows = {name: _row(result) for name, result in self.groups.items()}
         for name, row in (*rows.items(), ("(between)", between), ("(all)", _row(self.whole))):
-            cells = (round(cell.item(), 4) + 0.0 for cell in row)  # + 0.0: no -0.0000
+            cells = (round(cell, 4) + 0.0 for cell in row)  # + 0.0: no -0.0000
             lines.append(f"{name:{width}}" + "".join(f"{cell:10.4f}" for cell in cells))
         return "\n".join(lines)
 
@@ -143,7 +142,7 @@ def decompose_groups(
     >>> mu, logvar = torch.randn(500, 2, generator=g), torch.full((500, 3), -3.0)
     >>> mu = torch.cat([mu, mu[:, :1]], 1)  # the last dimension repeats the first
     >>> result = decompose_groups(mu, logvar, {"a": [0, 2], "b": [1]}, generator=g)
-    >>> bool(result.groups["a"].terms.total_correlation > 1 > result.between)
+    >>> bool(result.groups["a"].terms.total_correlation > 1 > result.between.value)
     True
     """
     return grouped_terms(
@@ -186,7 +185,8 @@ def grouped_terms(
     between, error = whole.regression.mean(whole.joint - whole.product - within)
     all_terms, *results = (DatasetTerms(*part.terms(), samples) for part in (whole, *rest))
     named = dict(zip(parts, results, strict=False))
-    return GroupTerms(all_terms, named, tuple(results[len(parts) :]), between, error)
+    dimensions = tuple(results[len(parts) :])
+    return GroupTerms(all_terms, named, dimensions, Estimate(between.item(), error.item()))
 
 
 def split_tc(
@@ -202,6 +202,7 @@ def split_tc(
     reduction: Reduction = "mean",
     process_group: Group = None,
     validate: bool = True,
+    kernel: Kernel = "auto",
 ) -> SplitTC:
     """Estimate the total correlation within groups of dimensions and between them from one batch.
 
@@ -218,7 +219,7 @@ def split_tc(
     groups : mapping
         From a name to the group's dimensions, integers of 0 to D - 1. Each dimension is in one
         group.
-    items, condition, estimator, reduction, process_group, validate
+    items, condition, estimator, reduction, process_group, validate, kernel
         As in :func:`tcdecomp.decompose`.
 
     Returns
@@ -244,14 +245,14 @@ def split_tc(
     >>> mu.grad[:, 2:].abs().max()
     tensor(0.)
     """
-    options = Options(
-        estimator=estimator, reduction=reduction, process_group=process_group, validate=validate
-    )
+    options = Options(estimator, None, "closed", reduction, process_group, validate, kernel)
+    with shared_refusal(resolve_group(process_group), mu):
+        check_tensors(z=z, mu=mu, logvar=logvar)
+        parts = _checked(groups, mu.shape[1])
     rows = {"items": items, "condition": condition}
     whole = Batch(z, mu, logvar, dataset_size, options, **rows).terms().total_correlation  # type: ignore[arg-type]
     within, unseen = {}, replace(options, validate=False)
-    # After the batch above, which refuses what is no batch in all processes together.
-    for name, part in _checked(groups, mu.shape[1]).items():
+    for name, part in parts.items():
         own = z[..., part], mu[:, part], logvar[:, part]
         batch = Batch(*own, dataset_size, unseen, doubt=_said_of_the_whole, **rows)  # type: ignore[arg-type]
         within[name] = batch.terms().total_correlation
@@ -262,9 +263,10 @@ def _said_of_the_whole(kind: str, text: str | None) -> None:
     """Do not warn again for a part of the latents."""
 
 
-def _row(result: DatasetTerms) -> tuple[Tensor, ...]:
-    mi, tc, dimension_wise, _ = result.terms
-    return mi + tc + dimension_wise, dimension_wise, mi, tc, result.standard_error[1]
+def _row(result: DatasetTerms) -> tuple[float, ...]:
+    mi, tc, dimension_wise, _ = (term.item() for term in result.terms if term is not None)
+    error = result.standard_error.total_correlation.item()
+    return mi + tc + dimension_wise, dimension_wise, mi, tc, error
 
 
 def _checked(groups: Groups, dim: int) -> dict[str, list[int]]:

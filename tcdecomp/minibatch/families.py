@@ -97,10 +97,18 @@ def decompose_family(
     """
     options = Options(estimator, None, kl, reduction, None, validate, "dense")
     if samples := _samples(z, posterior):
-        common: Any = {"prior": prior, "estimator": estimator, "kl": kl, "reduction": reduction}
+        priors = [part.prior for part in parts_of(posterior, samples[0], prior)]  # called once
+        common: Any = {
+            "prior": priors if isinstance(posterior, list | tuple) else priors[0],
+            "estimator": estimator,
+            "reduction": reduction,
+            "validate": validate,
+        }
+        # The closed form does not depend on the sample
+        forms = [kl, *["sampled"] * (len(samples) - 1)]
         results = [
-            decompose_family(sample, posterior, dataset_size, validate=validate, **common)
-            for sample in samples
+            decompose_family(sample, posterior, dataset_size, kl=form, **common)  # type: ignore[arg-type]
+            for sample, form in zip(samples, forms, strict=True)
         ]
         terms = zip(*(result[:3] for result in results), strict=True)
         mi, tc, dimension_wise_kl = (torch.stack(term).mean(0) for term in terms)

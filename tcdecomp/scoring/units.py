@@ -68,11 +68,7 @@ def grouped_tc(terms: GroupTerms) -> GroupedTC:
         )
         for name, group in terms.groups.items()
     }
-    return GroupedTC(
-        found.get("active", none),
-        found.get("passive", none),
-        Estimate(terms.between.item(), terms.between_error.item()),
-    )
+    return GroupedTC(found.get("active", none), found.get("passive", none), terms.between)
 
 
 def by_activity(active: NDArray[np.bool_]) -> dict[str, list[int]]:

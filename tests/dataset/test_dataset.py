@@ -315,6 +315,29 @@ def test_a_condition_decomposes_the_items_of_each_label():
     assert got.num_samples == 3000
 
 
+@pytest.mark.parametrize("family", [Normal, Laplace])
+def test_a_condition_and_a_prior_of_each_item(family):
+    mu, logvar = data_set(3, 90, 2)
+    labels, scale = torch.arange(90) % 3 // 2, torch.full((2,), 0.7).double()
+    prior = family(0.5 * mu, scale)
+    got = decompose_dataset(mu, logvar, condition=labels, prior=lambda: prior, num_samples=300)
+    plain = decompose_dataset(mu, logvar, condition=labels, num_samples=300)
+    posterior = Normal(mu, (0.5 * logvar).exp())
+    kl = torch.distributions.kl_divergence(posterior, family(0.5 * mu, scale.expand(90, 2)))
+    assert_close(got.terms.kl, kl.sum(1).mean())
+    shift = got.terms.dimension_wise_kl - plain.terms.dimension_wise_kl
+    assert_close(shift, got.terms.kl - plain.terms.kl)
+
+
+def test_a_prior_of_each_item_that_has_no_rows_is_refused_with_a_condition():
+    class Odd(Normal):
+        def __init__(self, both):
+            super().__init__(*both)
+
+    with pytest.raises(ValueError, match=r"must be made of its parameters.* got Odd"):
+        decompose_dataset(MU, LOGVAR, condition=torch.arange(8) % 2, prior=Odd((MU, 1 + MU**2)))
+
+
 def test_a_prior_of_each_item_changes_the_third_term_alone():
     mu, logvar = data_set(3, 60, 2)
     prior = Normal(0.5 * mu, torch.full_like(mu, 0.7))

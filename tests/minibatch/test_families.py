@@ -70,6 +70,20 @@ def test_normal_is_decompose(estimator, batch):
     assert_close(torch.stack(got), torch.stack(decompose(*batch, estimator=estimator)))
 
 
+def test_several_samples_call_a_learned_prior_once():
+    posterior, calls = Normal(draw(M, D), 0.5), []
+
+    def prior():
+        calls.append(1)
+        return Normal(draw(D, seed=1), 1.0)
+
+    z = posterior.sample((K,))
+    got = decompose_family(z, posterior, N, prior=prior)
+    assert len(calls) == 1
+    results = [torch.stack(decompose_family(one, posterior, N, prior=prior)) for one in z]
+    assert_close(torch.stack(got), torch.stack(results).mean(0))
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("kl", ["closed", "sampled"])
 def test_options_are_those_of_decompose(reduction, kl):
