@@ -56,6 +56,7 @@ TRUSTED = 1e-4  # of the maximum nearby
 UNDERFLOW = 1e-200
 LONGEST = 2**22  # points of all grids
 CANCELS = 1e8  # ((z - mean) / sd)^2 of which float64 keeps 8 digits
+STRETCH = 2**11  # components at a time, where there are no gradients
 CHUNK = 2**17  # elements of an intermediate tensor, which should fit in a cache
 
 
@@ -74,10 +75,15 @@ def log_mixture(
 
 def log_joint(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """Return the log-sums of all components' densities, shape (M,)."""
+    sums = [_log_joint(z, mu[part], logvar[part]) for part in _parts(len(mu), STRETCH)]
+    return torch.stack(sums).logsumexp(0).to(z.dtype)
+
+
+def _log_joint(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     mixture = _mixture(z, mu, logvar, 0.0, 0.0)
     if mixture is None:
-        return blocked.log_mixture(z, mu, logvar, *z.new_zeros(2, len(z)))[0]
-    return _joint(mixture)[0].to(z.dtype)
+        return blocked.log_mixture(z, mu, logvar, *z.new_zeros(2, len(z)))[0].double()
+    return _joint(mixture)[0]
 
 
 def log_mixture_backward(

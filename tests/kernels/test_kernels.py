@@ -341,6 +341,15 @@ def test_the_joint_alone(kernel):
         assert_values(kernels.log_joint(z, Components(mu, logvar), kernel=kernel), want, linear)
 
 
+def test_components_meet_points_in_stretches(monkeypatch):
+    """One stretch has squares that would cancel, another is far from all points."""
+    monkeypatch.setattr(linear, "STRETCH", 50)
+    z, mu, logvar = distribution("benign", 30, 140, 3, F64)
+    mu[60:70], logvar[55], mu[110:] = 1e3, -20.0, 1e6
+    want = dense.log_mixture(*double([z, mu, logvar, *tensors(z, 0.0, 0.0)]))[0]
+    assert_close(linear.log_joint(z, mu, logvar), want)
+
+
 def test_each_point_may_have_weights_of_its_own():
     z, mu, logvar = draw_posterior(1, 5, 3)
     weights = -torch.arange(10.0).double().reshape(2, 5)
