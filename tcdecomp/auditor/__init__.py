@@ -12,9 +12,9 @@ import torch
 from torch import Generator, nn
 
 from tcdecomp.auditor import numerics, verdicts
+from tcdecomp.auditor.fit import search
 from tcdecomp.auditor.forms import UNKNOWN
 from tcdecomp.auditor.report import Audit, Verdict, fault
-from tcdecomp.auditor.search import search
 from tcdecomp.auditor.subject import (
     RaisedError,
     Returns,

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from tcdecomp.auditor.fit import PRECISE, Findings
 from tcdecomp.auditor.forms import Form, log_normal
 from tcdecomp.auditor.probes import SHARPEST, Probe, batch, steep
 from tcdecomp.auditor.report import Verdict, Words, fault, names_of, remark
-from tcdecomp.auditor.search import PRECISE, Findings
 from tcdecomp.auditor.subject import RaisedError, Subject, relative_errors
 
 __all__ = ["CHECKS"]
@@ -155,6 +155,7 @@ def gradients(findings: Findings) -> Iterator[Verdict]:
         yield remark(
             "no gradient",
             "No answer has a gradient. The code can report the terms, but not train on them.",
+            "To train, return tensors with their graph: without detach(), item() or no_grad().",
         )
     elif missing.any():
         yield fault(

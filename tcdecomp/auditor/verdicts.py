@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from tcdecomp.auditor.fit import PRECISE, Findings
 from tcdecomp.auditor.forms import PAPER, Form
 from tcdecomp.auditor.probes import SPACING, apart, narrow_one
 from tcdecomp.auditor.report import DEPARTURES, TERMS, Verdict, fault, mean, names_of, remark
-from tcdecomp.auditor.search import PRECISE, Findings
 from tcdecomp.auditor.subject import RaisedError, Study, relative_errors
 
 __all__ = ["CHECKS", "unbiased"]
@@ -122,9 +122,11 @@ def unknown(findings: Findings) -> Iterator[Verdict]:
         return
     if not findings.repeatable:
         yield remark(
-            "answers at random",
-            "The same batch gives another answer each time: the code draws random numbers.",
-            "Make the randomness an argument, and audit the code with it fixed.",
+            "not repeatable",
+            "The same batch gives another answer each time: the code draws random numbers, or "
+            "counts its calls, as a warm-up does.",
+            "Fix the random numbers, or the step of the warm-up, and audit the code again. In a "
+            "module, eval() may do that.",
             {"largest relative change": findings.change},
         )
     if findings.always_zero.any():
@@ -143,7 +145,7 @@ def unknown(findings: Findings) -> Iterator[Verdict]:
 def _wrong(findings: Findings) -> Iterator[str]:
     """Yield what no right form does."""
     if findings.subject.returns == "loss":
-        yield "No weights of MI, TC and DWKL fit."
+        yield "No weights of MI, TC and DWKL fit." if findings.repeatable else "It changes."
         return
     # If the code does not use N, then its own weight must be 1/N for one N.
     fixed = None if findings.uses_size else 1 / findings.weights[0].own

@@ -199,12 +199,32 @@ def test_a_loss_of_an_unknown_form_is_not_cleared():
     assert "total correlation, on its own" in named(result, "unknown form").remedy
 
 
-def test_a_loss_with_n_in_its_constructor():
-    result = audit(Loss(code.mss, 60_000, beta=4), returns="loss")
+@pytest.mark.parametrize("size", [500, 60_000])
+def test_a_loss_with_n_in_its_constructor(size):
+    result = audit(Loss(code.mss, size, beta=4), returns="loss")
     assert (result.estimator, names(result, "fault")) == ("symmetric MSS", set())
     assert names(result, "remark") == {FIXED}
-    assert "60,000" in named(result, FIXED).sentence
+    assert f"N is fixed at {size:,}:" in named(result, FIXED).sentence
     assert result.loss == pytest.approx((1, 4, 1), rel=1e-3)
+
+
+class WarmingUp(Loss):
+    """A loss whose weights grow with the number of calls, in train mode."""
+
+    steps = 0
+
+    def forward(self, z, mu, logvar):
+        self.steps += self.training
+        return super().forward(z, mu, logvar) * (min(self.steps / 1000, 1) if self.training else 1)
+
+
+def test_a_warm_up_is_no_form_and_its_remedy_works():
+    loss = WarmingUp(code.mss, 500)
+    verdicts = audit(loss, returns="loss").verdicts
+    assert [verdict.name for verdict in verdicts] == ["unknown form", "not repeatable"]
+    assert "as a warm-up does" in verdicts[1].sentence
+    result = audit(loss.eval(), returns="loss")
+    assert (result.estimator, names(result, "fault")) == ("symmetric MSS", set())
 
 
 # How code is called

@@ -35,7 +35,7 @@ SAME = 1e-4  # relative error below which forms fit equally well
 MOST = 3  # a form has fewer departures than this, apart from scale, order and signs
 LOG_SIZES = range(4, 20, 2)  # where the fixed N of code is sought first
 STEPS = [2.0**-i for i in range(21)]  # by which it is then approached
-LIKELY, CLOSE = 8, 0.01  # for so many forms, until the steps are smaller; then for the best one
+LIKELY, CLOSE = 8, 1e-4  # for so many forms, until the steps are smaller; then for the best one
 FREE = 2  # times as many batches identify a loss, whose weights are free
 FEWEST = 5  # batches that contradict a loss with wrong weights
 EQUAL = 1e-3  # relative difference of weights of a loss
@@ -186,11 +186,13 @@ class Fit:
         for number in range(MOST):
             for core in _cores(matrices, number):
                 candidates += self._fitting(replace(core, fixed=fixed))
-            limit = max(SAME, 4 * min((c.error for c in candidates), default=0.0))
+            alike = 4 * min((c.error for c in candidates), default=0.0)
+            limit = max(SAME, alike)
             # No two forms agree in full precision; in half precision all must be compared.
             if candidates and (limit == SAME or number == MOST - 1):
                 best = (c for c in candidates if c.error <= limit)
-                return min(best, key=lambda c: (c.form.cost, c.error))
+                # With a large N the right forms are alike: the first is the simplest one.
+                return min(best, key=lambda c: (c.form.cost, c.error > alike))
         return None
 
     def by_weights(self) -> Explanation | None:
