@@ -51,6 +51,7 @@ MEMBERS = {
     "tcdecomp.Seam": "encode, attach, register",
     "tcdecomp.plugins.seam.attachment.SeamAttachment": "loss, kl_weight, detach",
     "tcdecomp.plugins.KLWeight": "of_posterior",
+    "tcdecomp.plugins.Reader": "__call__",
     "tcdecomp.plugins.Attachment": (
         "original, criterion, loss, excess, decompose, terms, of, detach"
     ),

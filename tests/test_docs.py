@@ -15,7 +15,7 @@ import torch
 
 import tcdecomp
 from lightning_models import WARNINGS
-from tcdecomp import displays, metrics, presets, testing
+from tcdecomp import displays, metrics, plugins, presets, testing
 from tcdecomp.plugins import hooks
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
@@ -25,7 +25,7 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = [README, *sorted(DOCS.glob("**/*.md"))]
 SCRIPT = "script_of_a_reader"
-MODULES = (tcdecomp, displays, metrics, presets, testing)
+MODULES = (tcdecomp, displays, metrics, plugins, presets, testing)
 
 FENCE = re.compile(r"^```(\S*)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

@@ -71,9 +71,9 @@ def encode(
 
 
 def answer_of(model: Any, batch: Any, seam: Seam | None = None) -> Any:
-    """Return what the model's adapter answers for a batch; :func:`as_posterior` reads it.
+    """Return what the model's adapter answers; :func:`~tcdecomp.plugins.as_posterior` reads it.
 
-    Parameters and errors are those of :func:`encode`.
+    Parameters and errors are those of :func:`tcdecomp.encode`.
     """
     model = _unwrapped(model)
     if seam is None:
@@ -98,7 +98,7 @@ class Reader:
         self.__name__ = type(_unwrapped(model)).__name__
 
     def __call__(self, batch: Any) -> Posterior:
-        """Return the posterior, as :func:`encode` does."""
+        """Return the posterior, as :func:`tcdecomp.encode` does."""
         return encode(self.model, batch, seam=self.seam)
 
 
