@@ -4,6 +4,7 @@ import csv
 import math
 import re
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -274,6 +275,21 @@ def test_the_table_survives_an_interruption(tmp_path):
     again.add(VAE, {"mig_density": 0.25})
     (row,) = Table(table.path)
     assert (row["mig"], row["mig_density"], row["method"]) == ("0.123457", "0.25", "VAE")
+
+
+@pytest.mark.parametrize(
+    ("names", "weights"),
+    [
+        (["alpha"], [-1, 0, 1, 3, 6, 10]),
+        (["beta"], [1, *grid.BETAS]),
+        (["gamma"], [0, 1, 3, 6, 10]),
+        (["alpha", "beta", "gamma"], [1, *grid.BETAS]),
+    ],
+)
+def test_varied_weights_are_those_of_the_grid(names, weights):
+    planned = [*runs("squares", [0]), *runs("weights", [0])]
+    rows = summary.varied(pd.DataFrame(map(asdict, planned)), names)
+    assert sorted(rows["weight"]) == weights
 
 
 def test_differences_are_paired_by_seed():

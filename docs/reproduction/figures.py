@@ -18,7 +18,9 @@ from reproduction.summary import (
     load,
     mean_of,
     of,
+    of_weights,
     rank_correlations,
+    varied,
     with_full_grid,
 )
 
@@ -33,8 +35,12 @@ COLORS = {
     "beta-VAE": "#e8871e",
     "beta-TCVAE": "#2f81f7",
     "FactorVAE": "#2da44e",
-    "alpha alone": "#bf5af2",
-    "gamma alone": "#e5534b",
+}
+VARIED = {
+    "TC alone (beta-TCVAE)": (["beta"], COLORS["beta-TCVAE"]),
+    "MI alone": (["alpha"], "#bf5af2"),
+    "dimension-wise KL alone": (["gamma"], "#e5534b"),
+    "all three (beta-VAE)": (["alpha", "beta", "gamma"], COLORS["beta-VAE"]),
 }
 NAMES = {"squares": "squares", "objects": "colored squares"}
 
@@ -111,22 +117,16 @@ def trade_off(frame: pd.DataFrame) -> Figure | None:
 
 
 def single_weights(frame: pd.DataFrame) -> Figure | None:
-    """Draw the MIG and the reconstruction loss where one weight alone is raised."""
-    labels = {
-        "beta-TCVAE": "TC alone (beta-TCVAE)",
-        "alpha alone": "MI alone",
-        "gamma alone": "dimension-wise KL alone",
-        "beta-VAE": "all three (beta-VAE)",
-    }
-    rows = of(frame, part="weights")
-    runs = pd.concat([of(frame, part="squares"), rows])
-    runs = runs[runs["seed"].isin(rows["seed"])]
+    """Draw the MIG and the reconstruction loss where one weight is not 1."""
+    runs = of_weights(frame)
     names = {SCORE: "MIG", "reconstruction": "reconstruction loss (nats)"}
-    panels = stacked(list(names) if len(rows) else [], height=3)
+    panels = stacked(list(names) if len(runs) else [], height=3)
     for axes, column in panels:
-        for method, label in labels.items():
-            line(axes, curve(runs, method), column, COLORS[method], label)
+        for label, (weights, color) in VARIED.items():
+            line(axes, varied(runs, weights), column, color, label)
+        top = max(means.get_ydata().max() for means in axes.lines)
         axes.set(xlabel="weight (the other weights are 1)", ylabel=names[column])
+        axes.set_ylim(0, 1 if column == SCORE else 1.15 * top)
     return shown(panels)
 
 

@@ -57,6 +57,22 @@ def curve(frame: pd.DataFrame, method: str) -> pd.DataFrame:
     return frame[frame["method"].isin([method, "VAE"])].sort_values(["weight", "seed"])
 
 
+def of_weights(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that vary single weights, and those on squares of the same seeds."""
+    rows = of(frame, part="weights")
+    squares = of(frame, part="squares")
+    return pd.concat([squares[squares["seed"].isin(rows["seed"])], rows])
+
+
+def varied(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Return the runs where these weights are equal and the others are 1, by that weight."""
+    weights = frame[["alpha", "beta", "gamma"]]
+    equal = weights[names].eq(weights[names[0]], axis=0).all(axis=1)
+    others = weights.drop(columns=names).eq(1).all(axis=1)
+    rows = frame[equal & others & (frame["method"] != "FactorVAE")]
+    return rows.assign(weight=rows[names[0]])
+
+
 def with_full_grid(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the runs on correlated factors, with those of the same seeds on the full grid."""
     runs = of(frame, part="correlated")

@@ -16,6 +16,7 @@ from reproduction.summary import (
     load,
     mean_of,
     of,
+    of_weights,
     rank_correlations,
     with_full_grid,
 )
@@ -24,6 +25,7 @@ from tcdecomp.metrics import Interval, interval_of_mean
 __all__ = ["TABLES", "write_all"]
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
+DIFFERENCE = ("seeds with higher MIG", "mean difference")
 MEANS = {
     "binned": "mig",
     "TC": "total_correlation",
@@ -95,7 +97,7 @@ def comparisons(frame: pd.DataFrame) -> str:
         pair = (of(frame, method=name, weight=best[name]) for name in (champion, other))
         names = (f"{name} {best[name]:g}, its best" for name in (champion, other))
         rows.append([*names, *versus(*pair)])
-    return markdown(["this", "against", "seeds with higher MIG", "mean difference"], rows)
+    return markdown(["this", "against", *DIFFERENCE], rows)
 
 
 def in_short(frame: pd.DataFrame) -> str:
@@ -136,16 +138,15 @@ def part(name: str, make: Callable[[pd.DataFrame], str]) -> Callable[[pd.DataFra
 
 def against_vae(frame: pd.DataFrame) -> str:
     """Return what one weight alone does, against the VAE of the same seed."""
-    squares = of(frame, data="squares", sigma=0)
+    squares = of_weights(frame)
     vae = of(squares, method="VAE")
     rows = []
-    for label in ("beta-TCVAE", "alpha alone", "gamma alone", "InfoMax", "information dropout"):
+    for label in ("beta-TCVAE", "alpha alone", "InfoMax", "gamma alone", "information dropout"):
         for _, runs in of(squares, method=label).groupby("weight"):
             weights = runs[["alpha", "beta", "gamma"]].iloc[0]
             cells = [label, " / ".join(f"{w:g}" for w in weights), margin(mean_of(runs, SCORE))]
             rows.append([*cells, *versus(runs, vae), f"{runs['reconstruction'].mean():.2f}"])
-    header = ["varied", "MI / TC / DWKL", "MIG", "seeds above VAE", "mean difference", "reconstr."]
-    return markdown(header, rows) if len(of(frame, part="weights")) else ""
+    return markdown(["varied", "MI / TC / DWKL", "MIG", *DIFFERENCE, "reconstr."], rows)
 
 
 def correlated(frame: pd.DataFrame) -> str:
