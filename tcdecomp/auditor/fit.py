@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -31,7 +32,6 @@ __all__ = ["COARSE", "PRECISE", "Explanation", "Findings", "Fit", "search"]
 PRECISE = 1e-4  # relative error of code in single precision, with a margin
 COARSE = 0.03  # the same in half precision
 ROUNDING = 20  # how much larger an error may be elsewhere than on ordinary batches
-SAME = 1e-4  # relative error below which forms fit equally well
 MOST = 3  # a form has fewer departures than this, apart from scale, order and signs
 LOG_SIZES = range(4, 20, 2)  # where the fixed N of code is sought first
 STEPS = [2.0**-i for i in range(21)]  # by which it is then approached
@@ -44,8 +44,7 @@ Pairs = list[tuple[Probe, Answer]]
 Loss = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class Explanation:
+class Explanation(NamedTuple):
     """A form, and the largest relative error of its predictions."""
 
     form: Form
@@ -187,9 +186,9 @@ class Fit:
             for core in _cores(matrices, number):
                 candidates += self._fitting(replace(core, fixed=fixed))
             alike = 4 * min((c.error for c in candidates), default=0.0)
-            limit = max(SAME, alike)
+            limit = max(PRECISE, alike)
             # No two forms agree in full precision; in half precision all must be compared.
-            if candidates and (limit == SAME or number == MOST - 1):
+            if candidates and (limit == PRECISE or number == MOST - 1):
                 best = (c for c in candidates if c.error <= limit)
                 # With a large N the right forms are alike: the first is the simplest one.
                 return min(best, key=lambda c: (c.form.cost, c.error > alike))

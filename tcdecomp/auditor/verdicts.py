@@ -145,7 +145,7 @@ def unknown(findings: Findings) -> Iterator[Verdict]:
 def _wrong(findings: Findings) -> Iterator[str]:
     """Yield what no right form does."""
     if findings.subject.returns == "loss":
-        yield "No weights of MI, TC and DWKL fit." if findings.repeatable else "It changes."
+        yield "No weights of MI, TC and DWKL fit." if findings.repeatable else "The loss changes."
         return
     # If the code does not use N, then its own weight must be 1/N for one N.
     fixed = None if findings.uses_size else 1 / findings.weights[0].own

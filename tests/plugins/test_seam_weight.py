@@ -344,6 +344,35 @@ def test_the_model_runs_again_once_in_a_hundred_steps():
     assert len(runs) == FULL + 3
 
 
+def closed(z, mu, logvar):
+    return kl_j(mu, logvar).sum(1).mean()
+
+
+def of_the_samples(z, mu, logvar):
+    log_q = Normal(mu, (0.5 * logvar).exp()).log_prob(z)
+    return (log_q - Normal(0.0, 1.0).log_prob(z)).sum(-1).mean()
+
+
+@pytest.mark.parametrize("samples", [(), (2,)])
+@pytest.mark.parametrize(
+    ("kind", "term", "other"),
+    [("closed", closed, of_the_samples), ("sampled", of_the_samples, closed)],
+)
+def test_a_kl_of_the_other_kind_is_named(kind, term, other, samples):
+    torch.manual_seed(0)
+    mu, logvar = (torch.randn(16, DIM, requires_grad=True) for _ in range(2))
+    z = mu + (0.5 * logvar).exp() * torch.randn(*samples, 16, DIM)
+    posterior, criterion = Posterior(z, mu, logvar), TCDecomposition(beta=6, kl=kind)
+
+    def weight(kl):
+        return KLWeight().of_posterior(z.sin().mean() + 0.25 * kl(*posterior), posterior, criterion)
+
+    assert weight(term) == pytest.approx(0.25, rel=1e-4)
+    remedy = {"closed": "sampled", "sampled": "closed"}[kind]
+    with pytest.raises(ValueError, match=rf"TCDecomposition\(kl='{remedy}'\)"):
+        weight(other)
+
+
 def test_beside_a_posterior_without_a_graph_the_weight_is_1_with_a_warning():
     posterior = Posterior(torch.zeros(4, 2), torch.zeros(4, 2), torch.zeros(4, 2))
     loss = torch.ones((), requires_grad=True) * 2

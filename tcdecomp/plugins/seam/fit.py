@@ -84,9 +84,12 @@ def fit(
     rounding = max(torch.finfo(tensor.dtype).eps for tensor in reading.tensors)
     noise = 4 * rounding * abs(weight) * want.before_cancelling
     if residual > error * size + noise:
-        other = _kl_gradient(reading, columns, criterion.prior, "sampled").gradients
-        sampled = _joined([other[index] for index in used])
-        _refuse(residual / size, _least_squares(found, sampled)[1] <= error * size)
+        kind: KL = "sampled" if criterion.kl == "closed" else "closed"
+        fits = False
+        if kind == "sampled" or criterion.prior is None:  # else there may be no closed form
+            other = _kl_gradient(reading, columns, criterion.prior, kind).gradients
+            fits = _least_squares(found, _joined([other[i] for i in used]))[1] <= error * size
+        _refuse(residual / size, kind if fits else None)
     # The noise in so many equations, relative to the weight.
     blur = noise / (math.sqrt(found.numel()) * gradient.norm().item() or 1)
     told = bool(gradient.any()) and blur <= error * abs(weight)
@@ -128,7 +131,7 @@ class _KLGradient(NamedTuple):
 
 def _kl_gradient(reading: Reading, columns: Tensor | None, prior: Prior, kind: KL) -> _KLGradient:
     """Differentiate the KL. A KL of the sample moves with z, unless z itself is stopped."""
-    held = any(gate is reading.taken for gate in reading.gates)
+    held = reading.stopped_z
     leaves = tuple(tensor.detach().double().requires_grad_() for tensor in reading.tensors)
     doubled = reading._replace(tensors=leaves, taken=reading.taken.detach().double())
     with torch.enable_grad():
@@ -136,7 +139,7 @@ def _kl_gradient(reading: Reading, columns: Tensor | None, prior: Prior, kind: K
         spread = (0.5 * batch.logvar).exp()
         noise = ((batch.z - batch.mu) / spread).detach()
         plain = TCDecomposition(kl=kind, prior=prior, validate=False)
-        z = batch.z if held else batch.mu + spread * noise
+        z = batch.mu + spread * noise if held is None else held.detach().double()
         kl = plain(z, batch.mu, batch.logvar, len(noise))
         size = (1 + spread.square()).detach() / (2 * len(noise))
         sizes = _joined(gradients(batch.logvar, leaves, size))
@@ -147,16 +150,16 @@ def _joined(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
 
 
-def _refuse(off: float, fits_sample: bool) -> NoReturn:
-    reasons = (
-        "It is a KL estimated from the sample z: TCDecomposition(kl='sampled')"
-        if fits_sample
-        else "Usual reasons: a total-correlation or MMD term, a discriminator or a classifier that "
-        "takes z or mu, a floor for each dimension, or another prior, which the criterion has to "
-        f"be given. {REMEDY}"
-    )
+def _refuse(off: float, fitting: KL | None) -> NoReturn:
+    reasons = {
+        "sampled": "It is a KL estimated from the sample z: TCDecomposition(kl='sampled')",
+        "closed": "It is a KL in closed form: TCDecomposition(kl='closed')",
+        None: "Usual reasons: a total-correlation or MMD term, a discriminator or a classifier "
+        "that takes z or mu, a floor for each dimension, or another prior, which the criterion "
+        f"has to be given. {REMEDY}",
+    }
     raise ValueError(
         "the loss must hold a multiple of the criterion's KL, and nothing else of the posterior "
         f"but what the layers behind z make of it; {off:.1%} of its gradient is something else. "
-        f"{reasons}"
+        f"{reasons[fitting]}"
     )

@@ -75,6 +75,7 @@ class Reading(NamedTuple):
     scale: str
     taken: Tensor  # by the first layer behind z: z, or z beside other columns
     gates: tuple[Tensor, ...] = ()
+    stopped_z: Tensor | None = None  # z itself, if it is a gate; (K, M, D) for several samples
 
     def posterior(self, columns: Tensor | None) -> Posterior:
         """Return z, mu and logvar of shape (M, D), with their graph.

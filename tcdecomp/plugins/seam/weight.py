@@ -73,7 +73,7 @@ class KLWeight:
         """
         z, mu, logvar = posterior.z, posterior.mu, posterior.logvar
         taken = z if z.dim() == mu.dim() else z[0]  # of several samples
-        reading = Reading((mu, logvar), 1, "logvar", taken, (z,))
+        reading = Reading((mu, logvar), 1, "logvar", taken, (z,), z)
         shape = mu.shape[0], mu.shape[1]
         try:
             return self.measured(shape, lambda: fit(loss, reading, None, criterion), None)
