@@ -391,11 +391,8 @@ def test_it_repeats_itself_and_leaves_the_global_generator_alone():
 @pytest.mark.parametrize("case", ["tcdecomp, mss", "public MSS", "the paper's, first"])
 def test_the_default_device_changes_nothing(case):
     expected = audited(case).verdicts
-    torch.set_default_device("meta")
-    try:
+    with torch.device("meta"):
         assert audit(CASES[case][0]).verdicts == expected
-    finally:
-        torch.set_default_device(None)
 
 
 def test_a_criterion_doubts_no_batch_of_the_auditor_and_the_next_one_of_the_user():
