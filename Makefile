@@ -53,7 +53,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The pages of names that are gone would be left.
 docs: $(READY)
+	rm -rf docs/reference/generated
 	$(BIN)/sphinx-build -W --keep-going -n -b html docs docs/_build/html $(ARGS)
 
 # Trains the runs that docs/reproduction/results.csv lacks, then draws. Whatever stops it, it resumes.

@@ -3,6 +3,7 @@
 import importlib
 import io
 import re
+import runpy
 import shutil
 import sys
 from contextlib import redirect_stdout
@@ -199,6 +200,18 @@ def documented():
 
 def test_documented_names_exist():
     assert [name for name in documented() if locate(name) is None] == []
+
+
+def test_no_name_is_documented_twice():
+    names = documented()
+    assert [name for name in names if names.count(name) > 1] == []
+
+
+@pytest.mark.parametrize("table", ["MEMBERS", "NO_SIGNATURE"])
+def test_settings_of_the_reference_are_of_documented_names(table, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])  # conf.py extends it
+    names = runpy.run_path(DOCS / "conf.py")[table]
+    assert [name for name in names if name not in documented()] == []
 
 
 @pytest.mark.parametrize(
