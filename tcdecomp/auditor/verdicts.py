@@ -85,7 +85,10 @@ def size(findings: Findings) -> Iterator[Verdict]:
     """Check whether the code uses the N that it gets."""
     if findings.uses_size or not findings.repeatable:
         return
-    remedy = "To audit it for other N, build it in a lambda: lambda z, mu, logvar, N: Loss(N)(...)."
+    remedy = (
+        "To audit it for other N, pass N on in a lambda: lambda z, mu, logvar, N: Loss(N)(...), or "
+        "with len(z) / N where the code wants the ratio of batch and data set."
+    )
     if fixed := findings.form.fixed:
         told = f"about {fixed:,}" if fixed > RESOLVED else f"{fixed:,}"
         yield remark(
