@@ -21,7 +21,7 @@ from tcdecomp.dataset.density_mig import density_mutual_info_gap
 from tcdecomp.dataset.groups import grouped_terms
 from tcdecomp.dataset.lattices import TooLongError
 from tcdecomp.disentanglement import DisentanglementReport
-from tcdecomp.disentanglement.report import report_of
+from tcdecomp.disentanglement.evaluation import report_of
 from tcdecomp.disentanglement.scores import checked_names, each_warning_once
 from tcdecomp.metrics import MutualInfoGap, contingency_tables, mutual_info_gap
 from tcdecomp.metrics.columns import Columns

@@ -127,6 +127,25 @@ def test_slow_scores_have_no_interval():
     assert alone.confidence is None
 
 
+def test_the_pairs_of_many_latents_have_no_interval():
+    codes = RNG.standard_normal((600, 21))
+    names = ["mig", "pairwise_information"]
+    options = {"scores": names, "correction": "miller-madow", **QUICK}
+    many, few = (disentanglement_report(z, FACTORS, **options) for z in (codes, codes[:, :20]))
+    assert [math.isnan(many.scores[name].low) for name in names] == [False, True]
+    assert [math.isnan(few.scores[name].low) for name in names] == [False, False]
+
+
+def test_the_pairs_of_very_many_latents_are_counted_on_demand():
+    codes = RNG.standard_normal((100, 101))
+    factors = FACTORS[:100] > 1
+    options = {"correction": "miller-madow", **PLAIN}
+    report = disentanglement_report(codes, factors, **options)
+    assert set(report.left_out) == {"pairwise_information"}
+    named = disentanglement_report(codes, factors, scores=["pairwise_information"], **options)
+    assert named.scores["pairwise_information"].value > 0
+
+
 def test_a_report_repeats():
     again = disentanglement_report(CODES, FACTORS, **QUICK)
     assert again.to_dict() == FAST.to_dict()
