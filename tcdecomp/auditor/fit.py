@@ -37,7 +37,6 @@ LOG_SIZES = range(4, 20, 2)  # where the fixed N of code is sought first
 STEPS = [2.0**-i for i in range(21)]  # by which it is then approached
 LIKELY, CLOSE = 8, 1e-4  # for so many forms, until the steps are smaller; then for the best one
 FREE = 2  # times as many batches identify a loss, whose weights are free
-FEWEST = 5  # batches that contradict a loss with wrong weights
 EQUAL = 1e-3  # relative difference of weights of a loss
 
 Pairs = list[tuple[Probe, Answer]]
@@ -234,7 +233,7 @@ class Fit:
     def _fitting(self, core: Form) -> Iterator[Explanation]:
         """Yield the core with each scale, and order and signs or weights, that fit."""
         if self.subject.returns == "loss":
-            few = _weighted(core, self.pairs[:FEWEST])  # which contradict most forms
+            few = _weighted(core, self.pairs[: len(self.pairs) // FREE])  # against most forms
             if any(error <= self.accepted for _, error in few.values()):
                 for scale, (weights, error) in _weighted(core, self.pairs).items():
                     if error <= self.accepted:
