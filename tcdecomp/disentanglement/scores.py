@@ -68,8 +68,10 @@ VALUES = {
     "infomec_modularity": Value("InfoM", "a latent's information is {:.0%} about one factor"),
     "infomec_explicitness": Value("InfoE", "linear models remove {:.0%} of the log-loss"),
     "infomec_compactness": Value("InfoC", "a factor's information is {:.0%} in one latent"),
-    "factor_vae": Value("FactorVAE", "the stillest latent names {:.0%} of the fixed factors"),
-    "beta_vae": Value("BetaVAE", "a linear model names {:.0%} of the shared factors"),
+    "factor_vae": Value(
+        "FactorVAE", "the latent that varies least tells {:.0%} of the fixed factors"
+    ),
+    "beta_vae": Value("BetaVAE", "a linear model tells {:.0%} of the shared factors"),
     "dci_disentanglement": Value(
         "DCI disentanglement", "a latent's importance is {:.0%} for one factor"
     ),

@@ -4,17 +4,18 @@
 
 Prints a Markdown table: how many of the 16 disentangled codes each score rates too low, how many
 of the 24 others it rates too high, and which. With --output it becomes stress.md in that folder,
-beside a picture. The design follows Joshi et al. (2026), Who Guards the Guardians?, arXiv
-2602.24278, which varies data and encoders separately. Data and encoders here are our own.
+beside stress.json, all ratings, from which docs/pictures/stress.py draws. The design follows
+Joshi et al. (2026), Who Guards the Guardians?, arXiv 2602.24278, which varies data and encoders
+separately. Data and encoders here are our own.
 """
 
 import argparse
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.random import Generator
 from numpy.typing import NDArray
 
@@ -168,23 +169,13 @@ def named(wrong: NDArray[np.bool_]) -> str:
     return ", ".join(parts)
 
 
-def draw(found: dict[str, Array]) -> Figure:
-    """Draw the ratings as a heat map; a cross marks a mistake."""
-    encoders, n = [encode.__name__ for encode in GOOD + BAD], len(found)
-    figure = Figure(figsize=(14, 1.8 + 0.27 * n), layout="constrained")
-    panels = figure.subplots(1, len(STRUCTURES), sharey=True)
-    for i, (axes, structure) in enumerate(zip(panels, STRUCTURES, strict=True)):
-        ratings = np.stack([rated(values)[i] for values in found.values()])
-        wrong = np.stack([mistakes(values)[i] for values in found.values()])
-        heat = axes.imshow(ratings, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        rows, columns = np.nonzero(wrong)
-        axes.scatter(columns, rows, marker="x", s=22, color="#e6550d", linewidths=1.5)
-        axes.axvline(len(GOOD) - 0.5, color="0.4", linewidth=1)
-        axes.set_xticks(range(len(encoders)), encoders, rotation=90)
-        axes.set_title(f"{structure} factors")
-    panels[0].set_yticks(range(n), [VALUES[name].label for name in found])
-    figure.colorbar(heat, ax=panels, label="rating", pad=0.01)
-    return figure
+def exported(found: dict[str, Array]) -> str:
+    """Return all ratings as JSON, a line for each score; null where a score is undefined."""
+    lines = []
+    for name, values in found.items():
+        ratings = [[None if r != r else round(r, 3) for r in row] for row in rated(values).tolist()]
+        lines.append(f"{json.dumps(VALUES[name].label)}: {json.dumps(ratings)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def main() -> None:
@@ -192,18 +183,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="for stress.md and stress.png"
+        "--output", type=Path, metavar="FOLDER", help="for stress.md and stress.json"
     )
     options = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)  # of few rows: the structures share one size
     found = measure(options.rows)
     lines = table(found)
     print(*lines, sep="\n")
-    for name, values in found.items():
-        print(f"\n{name}", *(np.array2string(row, precision=2) for row in values), sep="\n")
     if options.output:
         (options.output / "stress.md").write_text("\n".join(lines) + "\n")
-        draw(found).savefig(options.output / "stress.png", dpi=100)
+        (options.output / "stress.json").write_text(exported(found))
 
 
 if __name__ == "__main__":
