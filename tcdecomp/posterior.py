@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 
@@ -15,6 +15,8 @@ from tcdecomp._checks import check_finite, check_logvar, check_tensors, largest_
 
 __all__ = ["Posterior"]
 
+Look = Callable[[Tensor, Tensor, Tensor], tuple[float, bool]]
+
 LOG_2PI = math.log(2 * math.pi)
 _WORKING = (torch.float32,) * 3, (torch.float64,) * 3
 
@@ -22,6 +24,17 @@ _WORKING = (torch.float32,) * 3, (torch.float64,) * 3
 def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """Return log N(z; mu, exp(logvar)), element by element, in nats."""
     return -0.5 * (((z - mu) * (-0.5 * logvar).exp()).square() + logvar + LOG_2PI)
+
+
+def look_at(z: Tensor, mu: Tensor, logvar: Tensor) -> tuple[float, bool]:
+    """Return the largest size of a value, NaN if there is one, and whether z equals mu."""
+    low, high = torch.aminmax(torch.cat([z.flatten(0, -2), mu, logvar]))
+    return max(-low.item(), high.item()), torch.equal(z, mu.expand_as(z))
+
+
+def _room(mu: Tensor) -> float:
+    """Return how large log(((z - mu) / sd)^2) may be, with room for sums over dimensions."""
+    return 0.5 * largest_logvar(mu.dtype) - math.log(4 * mu.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +162,7 @@ class Posterior:
         dtype = reduce(torch.promote_types, dtypes, torch.float32)
         return Posterior(self.z.to(dtype), self.mu.to(dtype), self.logvar.to(dtype))
 
-    def check_values(self, *, pairs: bool = False) -> None:
+    def check_values(self, *, pairs: bool = False, look: Look = look_at) -> None:
         """Refuse values from which no term can be estimated.
 
         Parameters
@@ -157,6 +170,8 @@ class Posterior:
         pairs : bool
             Whether to refuse rows so far apart that ((z - mu) / sd)^2 of one under another
             overflows, too.
+        look : callable
+            :func:`look_at`, or what does the same faster.
 
         Raises
         ------
@@ -165,22 +180,23 @@ class Posterior:
             as most VAEs return it in eval mode: total correlation and mutual information would be
             wrong by nats.
         """
-        z, mu, logvar = working = [t.detach() for t in self.in_working_precision()]
-        # The extremes tell whether there is a fault, in few operations; then it is looked for.
-        ends = [end.item() for t in working for end in torch.aminmax(t)]
-        farthest, lowest, limit = max(map(abs, ends[:4])), ends[4], largest_logvar(logvar.dtype)
-        if not (all(map(math.isfinite, ends)) and -limit <= lowest and ends[5] <= limit):
-            check_finite("z", self.z)
-            check_finite("mu", self.mu)
-            check_logvar(logvar)
-        alike = torch.equal(z, mu if z.dim() == 2 else mu.expand_as(z))
+        z, mu, logvar = (t.detach() for t in self.in_working_precision())
+        largest, alike = look(z, mu, logvar)
+        # The largest of all values tells that there is no fault, or else it is looked for.
+        if not 2 * math.log(max(largest, 1.0)) + largest <= _room(mu):
+            self._refuse_extremes(z, mu, logvar, pairs=pairs)
         if alike and self._noise_is_visible():
             raise ValueError(
                 "z must be a sample from N(mu, exp(logvar)); got z equal to mu, as a VAE in eval "
                 "mode returns it. Draw one with z = Posterior.from_moments(mu, logvar).z"
             )
-        span = 2 * math.log(max(farthest, 1.0)) - lowest
-        if pairs and span > 0.5 * limit - math.log(4 * mu.shape[1]):
+
+    def _refuse_extremes(self, z: Tensor, mu: Tensor, logvar: Tensor, *, pairs: bool) -> None:
+        check_finite("z", self.z)
+        check_finite("mu", self.mu)
+        check_logvar(logvar)
+        farthest, lowest = max(z.abs().max().item(), mu.abs().max().item()), logvar.min().item()
+        if pairs and 2 * math.log(max(farthest, 1.0)) - lowest > _room(mu):
             self._refuse_distance(mu, logvar, farthest, lowest)
 
     def _refuse_distance(self, mu: Tensor, logvar: Tensor, farthest: float, lowest: float) -> None:

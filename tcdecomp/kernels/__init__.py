@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tcdecomp import posterior
 from tcdecomp.kernels import dense, operators
 from tcdecomp.kernels.components import Components, Keep, LogSums
 from tcdecomp.posterior import log_normal
@@ -31,6 +32,7 @@ __all__ = [
     "log_mixture",
     "log_sum",
     "log_sums",
+    "look_at",
     "mean_log_mixture",
 ]
 
@@ -182,6 +184,14 @@ def mean_log_mixture(
         return operators.mean_log_mixture(z, mu, logvar, *options, trained=trained)
     log_q, log_q_j = log_mixture(z, components, log_own, log_other, kernel=kernel)
     return operators.mean_of(log_q, log_q_j, mu, logvar, joint, marginal, kl)
+
+
+def look_at(z: Tensor, mu: Tensor, logvar: Tensor) -> tuple[float, bool]:
+    """Do what :func:`tcdecomp.posterior.look_at` does, in one call where that is compiled."""
+    single = z.dtype == torch.float32 and z.dim() == 2 and z.device.type == "cpu"
+    if single and _is_usable("compiled"):
+        return operators.function_of("compiled", "look_at")(z, mu, logvar)  # type: ignore[no-any-return]
+    return posterior.look_at(z, mu, logvar)
 
 
 def _kernel_of_mixture(

@@ -20,7 +20,7 @@ from torch.autograd import Function
 from tcdecomp._autocast import no_autocast
 from tcdecomp.kernels import dense
 
-__all__ = ["log_joint", "log_mixture", "mean_log_mixture", "mean_of"]
+__all__ = ["function_of", "log_joint", "log_mixture", "mean_log_mixture", "mean_of"]
 
 POSTERIOR = "Tensor z, Tensor mu, Tensor logvar, "
 MIXTURE = POSTERIOR + "Tensor log_own, Tensor log_other, Tensor? items, Tensor? ids, str kernel"
@@ -74,11 +74,12 @@ def _applied(function: Any, operator: Any, inputs: Sequence[Any]) -> Any:
 
 def _run(name: str, *inputs: Any, **options: Any) -> Any:
     with no_autocast(inputs[0].device):
-        return _of_kernel(inputs[-1], name)(*inputs[:-1], **options)
+        return function_of(inputs[-1], name)(*inputs[:-1], **options)
 
 
 @cache
-def _of_kernel(kernel: str, name: str) -> Any:
+def function_of(kernel: str, name: str) -> Any:
+    """Return a function of a kernel, which is imported where it is used first."""
     return getattr(import_module(f"tcdecomp.kernels.{kernel}"), name)
 
 

@@ -13,6 +13,7 @@ from tcdecomp._autocast import no_autocast
 from tcdecomp._checks import checked_labels, checked_size, doubting, warn_always
 from tcdecomp._evidence import doubt_of_rows, doubt_of_sample
 from tcdecomp._processes import GlobalBatch, resolve_group, shared_refusal
+from tcdecomp.kernels import look_at
 from tcdecomp.minibatch.bank import PosteriorBank
 from tcdecomp.minibatch.conditional import DatasetSize, mixtures_by_label
 from tcdecomp.minibatch.estimators import Estimator
@@ -73,7 +74,7 @@ class Batch:
             if items is not None:
                 items = checked_labels("items", items, given.mu)
             if self._look:
-                given.check_values(pairs=estimates)
+                given.check_values(pairs=estimates, look=look_at)
             self.posterior = given.in_working_precision()
             if options.prior is not None:
                 with no_autocast(given.z.device):

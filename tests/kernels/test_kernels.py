@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from strategies import draw_posterior
-from tcdecomp import decompose, kernels
+from tcdecomp import decompose, kernels, posterior
 from tcdecomp.kernels import (
     Components,
     blocked,
@@ -143,12 +143,15 @@ MIXTURES = [
     (blocked, F32, (300, 300, 5), None, False, "mixed", 2**17),
     (compiled, F32, (1, 1, 1), (-3, -1), False, "benign", 0),
     (compiled, F32, (1, 3, 2), None, False, "mixed", 0),
+    (compiled, F32, (5, 5, 3), (100, -3), False, "benign", 0),
     (compiled, F32, (5, 5, 3), (0, 0), False, "half dead", 0),
     (compiled, F32, (17, 33, 7), None, False, "sharp", 0),
-    (compiled, F32, (130, 130, 2), None, False, "mixed", 0),
-    (compiled, F32, (301, 131, 3), (0, 0), False, "half dead", 0),
+    (compiled, F32, (401, 401, 2), None, False, "mixed", 0),
+    (compiled, F32, (301, 431, 3), (0, 0), False, "half dead", 0),
     (compiled, F32, (300, 1000, 3), None, False, "two clusters", 0),
     (compiled, F32, (300, 300, 40), (0, 0), False, "sharp", 0),
+    (compiled, F32, (300, 300, 3), None, False, "far apart", 0),
+    (compiled, F32, (450, 450, 40), (0, 0), False, "sharp", 0),
     (linear, F32, (1, 1, 1), (-3, -1), False, "benign", 0),
     (linear, F64, (5, 8, 3), None, False, "mixed", 0),
     (linear, F64, (301, 131, 3), (0, 0), False, "half dead", 0),
@@ -185,9 +188,9 @@ MEANS = [
     (compiled, F32, (64, 64, 5), "far apart", 0),
     (compiled, F32, (128, 128, 3), "half dead", 0),
     (compiled, F32, (129, 129, 3), "benign", 0),
-    (compiled, F32, (257, 400, 3), "sharp", 0),
+    (compiled, F32, (257, 500, 3), "sharp", 0),
     (compiled, F32, (1000, 1000, 2), "mixed", 0),
-    *((compiled, F32, (300, 300, 4), kind, 0) for kind in KINDS),
+    *((compiled, F32, (size, size, 4), kind, 0) for size in (300, 450) for kind in KINDS),
     *((blocked, F32, (100, 100, 4), kind, 2**17) for kind in KINDS),
     *((linear, F64, (300, 300, 4), kind, 0) for kind in KINDS),
 ]
@@ -204,11 +207,11 @@ def test_means_and_gradients(kernel, dtype, shape, kind, block, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_marginals_from_grids_are_accurate(kind, size):
     """However few rows stand for however many items, each log q(z_j) is right to 1e-6."""
-    posterior = distribution(kind, 200, 200, 3)
+    posterior = distribution(kind, 500, 500, 3)
     z, mu, logvar = (t.numpy() for t in posterior)
-    log_own, log_other = mss(200, size)
+    log_own, log_other = mss(500, size)
     want = dense.log_mixture(*double([*posterior, *tensors(posterior[0], log_own, log_other)]))[1]
-    log_q, (of_z, of_components) = np.empty((200, 3)), (np.empty((0, 3)), np.empty((2, 3, 0)))
+    log_q, (of_z, of_components) = np.empty((500, 3)), (np.empty((0, 3)), np.empty((2, 3, 0)))
     none = np.empty((0, 0), np.float32)
     arguments = z, mu, logvar, log_own, log_other, none, 0.0, 0, 3, log_q, of_z, of_components
     compiled.add_marginals(*arguments)
@@ -245,6 +248,18 @@ def test_exponentials(x):
     assert abs(_exp64(x) / math.exp(x) - 1) < 1e-12
     x = np.float32(x)
     assert abs(_exp32(x) / math.exp(x) - 1) < 4e-7
+
+
+@pytest.mark.parametrize("value", [0.5, -40.0, math.inf, -math.inf, math.nan, -math.nan])
+def test_a_look_at_all_values(value):
+    for which in range(3):
+        batch = [torch.full((5, 3), 2.0 + i) for i in range(3)]
+        batch[which][4, 2] = value
+        for look_at in (kernels.look_at, posterior.look_at):
+            largest, alike = look_at(*batch)
+            assert not alike
+            assert str(largest) == str(max(4.0, abs(value)) if value == value else math.nan)
+            assert look_at(batch[0], batch[0], batch[2])[1] == (value == value or which != 0)
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1))
@@ -463,7 +478,7 @@ def test_everything_compiles_and_exports_whole(dtype):
     assert_close(exported(*batch), mixture_and_mean(*batch), dtype)
 
 
-SIZES = [(blocked, 6), (compiled, 6), (compiled, 140), (linear, 6)]
+SIZES = [(blocked, 6), (compiled, 6), (compiled, 440), (linear, 6)]
 
 
 @pytest.mark.parametrize("which", range(3))
@@ -499,8 +514,8 @@ def test_infinities_do_not_come_out_as_numbers(which, value, kernel, size):
 @pytest.mark.parametrize("kernel", [blocked, compiled, linear])
 def test_one_sharp_component_does_not_drown_the_others(kernel):
     """At D = 64 a bound in place of the joint's true maximum would underflow every other row."""
-    z, mu, _ = draw_posterior(7, 256, 64, F32)
-    logvar = torch.zeros(256, 64)
+    z, mu, _ = draw_posterior(7, 440, 64, F32)
+    logvar = torch.zeros(440, 64)
     logvar[0] = -20.0
     case = [z, mu, logvar, *tensors(z, -9.0, -1.0)]
     want = dense.log_mixture(*double(case))
@@ -512,7 +527,7 @@ def test_one_sharp_component_does_not_drown_the_others(kernel):
     low=st.floats(-20, 10),
     high=st.floats(-20, 10),
     spread=st.sampled_from([0.01, 1.0, 100.0]),
-    size=st.sampled_from([12, 140]),
+    size=st.sampled_from([12, 440]),
     seed=st.integers(0, 2**31),
 )
 def test_extremes_in_float32(low, high, spread, size, seed):
@@ -529,16 +544,17 @@ def test_extremes_in_float32(low, high, spread, size, seed):
 
 def test_points_far_from_all_components():
     """Where every density is 0 in float64, its logarithm is not."""
-    z, mu, logvar = distribution("benign", 140, 140, 2)
-    z[5] = 1e4
-    case = [z, mu, logvar, *tensors(z, -5.0, -1.0)]
-    for kernel in (blocked, compiled, linear):
-        check_mixture(kernel, [*case, None, None])
+    for size in (140, 440):
+        z, mu, logvar = distribution("benign", size, size, 2)
+        z[5] = 1e4
+        case = [z, mu, logvar, *tensors(z, -5.0, -1.0)]
+        for kernel in (blocked, compiled, linear):
+            check_mixture(kernel, [*case, None, None])
 
 
 @pytest.mark.parametrize("kernel", [blocked, compiled, linear])
 def test_results_do_not_depend_on_layout_and_repeat_to_the_bit(kernel):
-    batch = distribution("benign", 140, 140, 6)
+    batch = distribution("benign", 440, 440, 6)
     turned = [t.T.contiguous().T for t in batch]
     results = [
         kernel.mean_log_mixture(*b, -3.0, -1.0, 2.0, -3.0, 1.0) for b in (batch, turned, batch)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcdecomp.kernels.compiled.arithmetic import F, jit
+from tcdecomp.kernels.compiled.arithmetic import F, jit, largest
 from tcdecomp.kernels.compiled.joint import add_joint, add_kl
 from tcdecomp.kernels.compiled.marginals import add_marginals
 
@@ -126,6 +126,16 @@ def _run(
     # What is there once needs no sum.
     total = [of[0] if len(of) == 1 else of.sum(0) for of in (of_z, of_mu, of_logvar)]
     return value, tuple(map(torch.from_numpy, total))
+
+
+def look_at(z: Tensor, mu: Tensor, logvar: Tensor) -> tuple[float, bool]:
+    """Return the largest size of a value, NaN if there is one, and whether z equals mu."""
+    return _look_at(_array(z), _array(mu), _array(logvar))  # type: ignore[no-any-return]
+
+
+@jit
+def _look_at(z: Any, mu: Any, logvar: Any) -> Any:
+    return largest((z, mu, logvar)), (z == mu).all()
 
 
 def _array(tensor: Tensor) -> Any:

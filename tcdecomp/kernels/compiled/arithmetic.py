@@ -24,7 +24,11 @@ LOG2_E = 1 / math.log(2)
 
 
 def jit(function: Any) -> Any:
-    """Compile a function, and keep the result on disk where numba finds a folder for it."""
+    """Compile a function, and keep the result on disk where numba finds a folder for it.
+
+    What is on disk is used until the function's own file changes. After a change of another file
+    that the function calls into, delete ``*.nbi``.
+    """
     options = {"nogil": True, "fastmath": FAST}
     try:
         return njit(**options, cache=True)(function)
@@ -99,6 +103,17 @@ def exp64(x):
 def _ordered(bits):
     """Map the bits of a float32 to an int32 of the same order, and back."""
     return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
+
+
+@njit(inline="always")
+def largest(arrays):
+    """Return the largest size of a float32 value, NaN if there is one; see :func:`highest`."""
+    top = np.int32(0)
+    for values in arrays:
+        bits = values.reshape(-1).view(np.int32)
+        for k in range(bits.shape[0]):
+            top = max(top, bits[k] & np.int32(0x7FFFFFFF))
+    return _as_float32(np.int32(top))
 
 
 @njit(inline="always")

@@ -16,10 +16,10 @@ import numpy as np
 from numba import njit
 
 from tcdecomp.kernels.compiled.arithmetic import exp64, jit
+from tcdecomp.kernels.compiled.pairs import SQRT_2PI, add_moments, add_pairs, densities, exactly
 
 __all__ = ["add_marginals"]
 
-SQRT_2PI = math.sqrt(2 * math.pi)
 PER_OCTAVE = 2.3  # grid points in the smallest standard deviation of an octave
 REACH = 6.76  # standard deviations at which a Gaussian ends
 WINDOW = 24  # grid points that a point reads
@@ -33,30 +33,8 @@ WIDTH = 3.0  # largest standard deviation of a band, over its smallest
 UNDERFLOW = 1e-200
 TRUSTED = 1e-4  # of the grid's maximum nearby: below it, the error of 1e-11 counts
 FEW = 32  # components that are summed directly
-SMALL = 128  # the same of a whole dimension
+SMALL = 400  # the same of a whole dimension
 LONGEST = 2**18  # grid points of an octave, and 64 for each component
-
-
-@njit(inline="always")
-def _densities(x, mu, scale, weights):
-    """Return the sum of densities and its slope; the densities are left in ``weights``."""
-    total = slope = 0.0
-    for k in range(mu.shape[0]):
-        q = (x - mu[k]) * scale[k]
-        w = exp64(-0.5 * q * q) * scale[k]
-        weights[k] = w
-        total += w
-        slope -= w * q * scale[k]
-    return total / SQRT_2PI, slope / SQRT_2PI
-
-
-@njit(inline="always")
-def _add_moments(x, mu, scale, weights, factor, of_mu, of_logvar):
-    for k in range(mu.shape[0]):
-        q = (x - mu[k]) * scale[k]
-        w = factor * weights[k]
-        of_mu[k] += w * q * scale[k]
-        of_logvar[k] += w * (q * q - 1.0)
 
 
 @njit(inline="always")
@@ -191,56 +169,10 @@ def _collect(left, centre, scale, start, origin, step, offset, of_mu, of_logvar)
 
 
 @njit(inline="always")
-def _exactly(x, mu, scale, log_scale, own, log_ratio, weights):
-    """Return the log of the weighted sum and its slope; the weights are left as shares of it."""
-    for k in range(mu.shape[0]):
-        q = (x - mu[k]) * scale[k]
-        weights[k] = log_scale[k] - 0.5 * q * q
-    if own >= 0:
-        weights[own] += log_ratio
-    top, total, slope = weights.max(), 0.0, 0.0
-    for k in range(mu.shape[0]):
-        weights[k] = exp64(weights[k] - top)
-        total += weights[k]
-    for k in range(mu.shape[0]):
-        weights[k] /= total
-        slope -= weights[k] * (x - mu[k]) * scale[k] * scale[k]
-    return top + math.log(total / SQRT_2PI), slope
-
-
-@njit(inline="always")
-def _add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_logvar):
-    """Do what :func:`_add_dimension` does without grids."""
-    ratio, log_scale = math.exp(log_ratio), -0.5 * logvar
-    scale, weights = np.exp(log_scale), np.empty(mu.shape[0])
-    half = np.zeros(mu.shape[0])
-    for i in range(x.shape[0]):
-        total, slope = _densities(x[i], mu, scale, weights)
-        if log_ratio != 0.0:
-            own = weights[i] * (ratio - 1)
-            weights[i] += own
-            total += own / SQRT_2PI
-            slope -= own * (x[i] - mu[i]) * scale[i] * scale[i] / SQRT_2PI
-        factor = 1 / total
-        log_q[i], slope = math.log(total), slope * factor
-        factor /= SQRT_2PI
-        if not total > UNDERFLOW:
-            own = i if log_ratio != 0.0 else -1
-            log_q[i], slope = _exactly(x[i], mu, scale, log_scale, own, log_ratio, weights)
-            factor = 1.0
-        log_q[i] += log_other
-        if grad.shape[0]:
-            of_x[i] += grad[i] * slope
-            _add_moments(x[i], mu, scale, weights, grad[i] * factor, of_mu, half)
-    for k in range(mu.shape[0]):
-        of_logvar[k] += 0.5 * half[k]
-
-
-@njit(inline="always")
 def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_logvar):
     """Put log q(z_j) of one dimension into ``log_q``, and add gradients to those that are there."""
     if not _have_grids(mu, logvar):
-        _add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_logvar)
+        add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_logvar)
         return
     start, order, rank = _sort(mu, logvar)
     std, ratio = np.exp(0.5 * logvar), math.exp(log_ratio)
@@ -263,7 +195,7 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
             if a == b:
                 continue
             if points == 0:
-                t, s = _densities(x[i], centre[a:b], scale[a:b], weights[a:b])
+                t, s = densities(x[i], centre[a:b], scale[a:b], weights[a:b])
                 total += t
                 slope += s
                 continue
@@ -276,7 +208,7 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
                 slope += s / step[o]
                 nearby += peaks[at[o] // BLOCK]
         if not (total > TRUSTED * nearby and total > UNDERFLOW):
-            log_q[i], slope = _exactly(
+            log_q[i], slope = exactly(
                 x[i],
                 centre,
                 scale,
@@ -287,7 +219,7 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
             )
             log_q[i] += log_other
             if grad.shape[0]:
-                _add_moments(x[i], centre, scale, weights, grad[i], moments[0], moments[1])
+                add_moments(x[i], centre, scale, weights, grad[i], moments[0], moments[1])
                 of_x[i] += grad[i] * slope
             continue
         log_q[i] = math.log(total) + log_other
@@ -305,7 +237,7 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
             elif offset[o] == offset[o + 1]:
                 part = moments[:, a:b]
                 f = factor / SQRT_2PI
-                _add_moments(x[i], centre[a:b], scale[a:b], weights[a:b], f, part[0], part[1])
+                add_moments(x[i], centre[a:b], scale[a:b], weights[a:b], f, part[0], part[1])
     if grad.shape[0]:
         _collect(left, centre, scale, start, origin, step, offset, moments[0], moments[1])
         for k in range(mu.shape[0]):
