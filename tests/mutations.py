@@ -221,6 +221,28 @@ MUTATIONS = (
         "for t in (of_z, of_logvar, of_mu)]",
         "tests/kernels/test_kernels.py",
     ),
+    # The discriminator
+    Mutation(
+        "density ratio: the estimate trains the discriminator",
+        "tcdecomp/density_ratio.py",
+        "{name: value.detach() for name, value in self.discriminator.named_parameters()}",
+        "dict(self.discriminator.named_parameters())",
+        "tests/test_density_ratio.py",
+    ),
+    Mutation(
+        "density ratio: one permutation for all dimensions",
+        "tcdecomp/density_ratio.py",
+        "torch.rand(z.shape, generator=generator, device=z.device).argsort(dim=0)",
+        "torch.rand(len(z), 1, generator=generator, device=z.device).argsort(dim=0).expand_as(z)",
+        "tests/test_density_ratio.py",
+    ),
+    Mutation(
+        "density ratio: labels swapped",
+        "tcdecomp/density_ratio.py",
+        "F.softplus(-joint).mean() + F.softplus(product).mean()",
+        "F.softplus(joint).mean() + F.softplus(-product).mean()",
+        "tests/test_density_ratio.py",
+    ),
     # The data set
     Mutation(
         "log N forgotten",
