@@ -198,7 +198,7 @@ def shown(panels: list[tuple[Axes, str]]) -> Figure | None:
     if not panels:
         return None
     axes, _ = panels[0]
-    figure = axes.get_figure(root=True)
+    figure = axes.figure
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
         columns = 2 if max(map(len, labels)) > 12 else 4

@@ -102,16 +102,20 @@ def differences(one: pd.DataFrame, other: pd.DataFrame, column: str = SCORE) -> 
 def rank_correlations(frame: pd.DataFrame, score: str = SCORE) -> dict[str, Interval]:
     """Return Spearman's correlation of each reading with the score over all runs.
 
-    The interval is that of a bootstrap over seeds: runs of one seed start alike.
+    The interval is that of a bootstrap over seeds: runs of one seed start alike. One seed has none.
     """
     values = frame[[*READINGS.values(), score]].to_numpy(float)
     seeds = frame["seed"].to_numpy()
     parts = [values[seeds == seed] for seed in np.unique(seeds)]
-    rng = np.random.default_rng(0)
-    draws = [rng.integers(len(parts), size=len(parts)) for _ in range(RESAMPLES)]
-    resampled = np.array([_ranks(np.concatenate([parts[i] for i in draw])) for draw in draws])
-    low, high = np.nanquantile(resampled, [0.025, 0.975], axis=0)
-    rows = zip(_ranks(values), low, high, np.nanstd(resampled, axis=0), strict=True)
+    found = _ranks(values)
+    low, high, error = np.full((3, len(READINGS)), np.nan)
+    if len(parts) > 1:
+        rng = np.random.default_rng(0)
+        draws = [rng.integers(len(parts), size=len(parts)) for _ in range(RESAMPLES)]
+        resampled = np.array([_ranks(np.concatenate([parts[i] for i in draw])) for draw in draws])
+        low, high = np.nanquantile(resampled, [0.025, 0.975], axis=0)
+        error = np.nanstd(resampled, axis=0)
+    rows = zip(found, low, high, error, strict=True)
     return {label: Interval(*map(float, row)) for label, row in zip(READINGS, rows, strict=True)}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from reproduction.grid import PARTS
 from reproduction.summary import (
     METHODS,
     SCORE,
@@ -24,6 +25,7 @@ from tcdecomp.metrics import Interval, interval_of_mean
 
 __all__ = ["TABLES", "write_all"]
 
+SEEDS = 8  # that are planned
 NO_BREAK = "\N{NO-BREAK SPACE}"
 DIFFERENCE = ("seeds with higher MIG", "mean difference")
 MEANS = {
@@ -51,8 +53,9 @@ def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def span(value: Interval) -> str:
-    """Return a correlation and its 95 % interval."""
-    return f"{value.value:+.2f} ({value.low:+.2f}{NO_BREAK}to{NO_BREAK}{value.high:+.2f})"
+    """Return a correlation and its 95 % interval; one seed has none."""
+    bounds = f" ({value.low:+.2f} to {value.high:+.2f})" if value.low == value.low else ""
+    return f"{value.value:+.2f}{bounds}".replace(" to ", f"{NO_BREAK}to{NO_BREAK}")
 
 
 def margin(value: Interval, sign: str = "") -> str:
@@ -173,6 +176,17 @@ def readings(frame: pd.DataFrame) -> str:
     return markdown(["reading", *columns], rows)
 
 
+def still_open(frame: pd.DataFrame) -> str:
+    """Return which seeds of the planned eight each part has and lacks."""
+    rows = []
+    for name in PARTS:
+        done = sorted(of(frame, part=name)["seed"].unique())
+        lacking = ",".join(str(seed) for seed in range(SEEDS) if seed not in done)
+        command = f"`--parts {name} --seeds {lacking}`" if lacking else "nothing"
+        rows.append([name, str(len(done)), f"{command}{' `--data FILE`' * (name == 'dsprites')}"])
+    return markdown(["part", "seeds run", "completed by"], rows)
+
+
 TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
     "in-short": in_short,
     "squares": part("squares", results),
@@ -182,4 +196,5 @@ TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
     "weights": against_vae,
     "correlated": correlated,
     "readings": readings,
+    "open": still_open,
 }
