@@ -674,8 +674,9 @@ def test_runs_for_the_weight_leave_tensors_and_containers_as_they_were():
     assert all(one is other for one, other in zip(held, now, strict=True))
 
 
-def test_a_tensor_of_an_inference_run_is_let_be():
+def test_tensors_that_cannot_be_written_to_are_let_be():
     model = structures.Pair()
+    model.same, model.sparse = torch.zeros(1).expand(4), torch.eye(3).to_sparse()
     with torch.inference_mode():
         model.latest = model.encoder(X)[0]
     handle = attached(model, PAIR)

@@ -178,7 +178,15 @@ class Seam:
         return adapter
 
     def check(self, model: object) -> None:
-        """Refuse a model without these layers or this method, or with layers that take no hook."""
+        """Refuse a model that this seam does not fit.
+
+        Raises
+        ------
+        TypeError
+            If the model is no module.
+        ValueError
+            If a layer or the method of the loss does not exist, or no hook can be on a layer.
+        """
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
         known = dict(model.named_modules())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 __all__ = ["undisturbed"]
 
+_LARGEST = 2**24  # elements of a tensor that is put back
 _HOLDERS = (list, dict, set, deque, Counter, OrderedDict, defaultdict)
 
 
@@ -20,17 +21,17 @@ _HOLDERS = (list, dict, set, deque, Counter, OrderedDict, defaultdict)
 def undisturbed(model: nn.Module, *, parameters: bool = False) -> Iterator[None]:
     """Put back the model's attributes and buffers, and torch's global random generators.
 
-    Tensors among the attributes get their values back, and Python's own lists, dicts, sets and
-    deques their entries. Other objects that the model holds, such as arrays, loggers or what is in
-    a list, are not put back if the model changes them in place. The model's methods ``log`` and
-    ``log_dict`` do nothing inside. ``parameters`` puts back parameters and their gradients, too: a
-    method may train by itself.
+    Dense tensors among the attributes get their values back, up to 2**24 elements: a larger one is
+    data, and a copy of it might not fit. Python's own lists, dicts, sets and deques get their entries
+    back. Other objects that the model holds, such as arrays, loggers or what is in a list, are not
+    put back if the model changes them in place. The model's methods ``log`` and ``log_dict`` do
+    nothing inside. ``parameters`` puts back parameters and their gradients, too: a method may train
+    by itself.
     """
     weights: list[Tensor] = list(model.parameters()) if parameters else []
     attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
     entries = [entry for _, saved in attributes for entry in _own(saved)]
-    # Inference tensors cannot be changed in place, here or by the model.
-    loose = [e for e in entries if isinstance(e, Tensor) and not e.is_inference()]
+    loose = [entry for entry in entries if isinstance(entry, Tensor) and _is_state(entry)]
     tensors: list[Tensor] = [*model.buffers(), *weights, *loose]
     values = [tensor.detach().clone() for tensor in tensors]
     grads = [tensor.grad for tensor in weights]
@@ -52,6 +53,12 @@ def undisturbed(model: nn.Module, *, parameters: bool = False) -> Iterator[None]
             tensor.data.copy_(value)  # past autograd: a graph may have saved this tensor
         for tensor, grad in zip(weights, grads, strict=True):
             tensor.grad = grad
+
+
+def _is_state(tensor: Tensor) -> bool:
+    """Tell whether a run can change a tensor: not an expanded one, nor one of inference mode."""
+    dense = tensor.layout is torch.strided and 0 not in tensor.stride()
+    return dense and tensor.numel() <= _LARGEST and not tensor.is_inference()
 
 
 def _own(attributes: dict[str, Any]) -> list[Any]:
