@@ -22,11 +22,11 @@ def undisturbed(model: nn.Module, *, parameters: bool = False) -> Iterator[None]
     """Put back the model's attributes and buffers, and torch's global random generators.
 
     Dense tensors among the attributes get their values back, up to 2**24 elements: a larger one is
-    data, and a copy of it might not fit. Python's own lists, dicts, sets and deques get their entries
-    back. Other objects that the model holds, such as arrays, loggers or what is in a list, are not
-    put back if the model changes them in place. The model's methods ``log`` and ``log_dict`` do
-    nothing inside. ``parameters`` puts back parameters and their gradients, too: a method may train
-    by itself.
+    data, and a copy of it might not fit. Python's own lists, dicts, sets and deques get their
+    entries back. Other objects that the model holds, such as arrays, loggers or what is in a list,
+    are not put back if the model changes them in place. The model's methods ``log`` and
+    ``log_dict`` do nothing inside. ``parameters`` puts back parameters and their gradients, too: a
+    method may train by itself.
     """
     weights: list[Tensor] = list(model.parameters()) if parameters else []
     attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
