@@ -177,6 +177,13 @@ def test_the_table_of_eight_seeds_is_that_of_the_demo(page):
     assert set(cells) <= set(cell.findall((DOCS / "gallery/demo.md").read_text()))
 
 
+def test_answers_of_other_libraries_are_those_of_the_audit():
+    answers = re.compile(r"\|(?: -?\d+\.\d\d \|){3}$", re.MULTILINE)
+    told = answers.findall((DOCS / "migrate/index.md").read_text())
+    assert len(told) == 5
+    assert set(told) <= set(answers.findall((DOCS / "check/audit.md").read_text()))
+
+
 @pytest.mark.parametrize("name", ["curves", "sweep"])
 def test_tables_of_runs_are_those_of_their_rows(name, monkeypatch):
     monkeypatch.syspath_prepend(DOCS / "pictures")
