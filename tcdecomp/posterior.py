@@ -171,7 +171,7 @@ class Posterior:
             Whether to refuse rows so far apart that ((z - mu) / sd)^2 of one under another
             overflows, too.
         look : callable
-            :func:`look_at`, or what does the same faster.
+            ``look_at`` of this module, or what does the same faster.
 
         Raises
         ------
