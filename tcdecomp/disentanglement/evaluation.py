@@ -54,11 +54,12 @@ def disentanglement_report(
         MIG of the paper (:func:`tcdecomp.density_mig_score`).
     scores : iterable of str or "all", optional
         Any of "mig", "mig_sup", "dcimig", "jemmig", "modularity", "mcc", "linear_r2",
-        "pairwise_information", "density_mig", "explicitness", "sap", "infomec", "factor_vae",
-        "beta_vae" and "dci". By default the first eight, which take about as long as reading the
-        codes, and "density_mig" if there are log-variances. Of scores that are not named one by
-        one, those that do not exist for these codes and factors are left out with the reason, such
-        as MCC for factors that are not numbers, and "pairwise_information" of over 100 latents.
+        "pairwise_information", "density_mig", "explicitness", "sap", "irs", "infomec",
+        "factor_vae", "beta_vae" and "dci". By default the first eight, which take about as long as
+        reading the codes, and "density_mig" if there are log-variances. Of scores that are not
+        named one by one, those that do not exist for these codes and factors are left out with the
+        reason, such as MCC for factors that are not numbers, and "pairwise_information" of over 100
+        latents.
     confidence : float or None, optional
         Of the intervals over rows, which the first eight scores have ("pairwise_information" for
         up to 20 latents); None computes no intervals.

@@ -65,6 +65,7 @@ VALUES = {
         "explicitness", "linear classifiers on all latents reach an area of {:.2f}"
     ),
     "sap": Value("SAP", "the best latent predicts a factor better than the second by {:.2f}"),
+    "irs": Value("IRS", "latents keep still by {:.0%} of their range while one factor is fixed"),
     "infomec_modularity": Value("InfoM", "a latent's information is {:.0%} about one factor"),
     "infomec_explicitness": Value("InfoE", "linear models remove {:.0%} of the log-loss"),
     "infomec_compactness": Value("InfoC", "a factor's information is {:.0%} in one latent"),
@@ -106,6 +107,7 @@ SCORES: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "pairwise_information": (metrics.pairwise_information_score, ()),
     "explicitness": (metrics.explicitness_score, ()),
     "sap": (metrics.sap_score, ()),
+    "irs": (metrics.irs_score, ()),
     "infomec": (metrics.infomec_score, ("modularity", "explicitness", "compactness")),
     "factor_vae": (metrics.factor_vae_score, ()),
     "beta_vae": (metrics.beta_vae_score, ()),

@@ -8,6 +8,7 @@ from tcdecomp.metrics.gaps import dcimig_score, jemmig_score, mig_sup_score
 from tcdecomp.metrics.infomec import InfoMEC, infomec_score
 from tcdecomp.metrics.intervals import Interval, interval_of_mean, score_interval
 from tcdecomp.metrics.interventions import beta_vae_score, factor_vae_score
+from tcdecomp.metrics.irs import irs_score
 from tcdecomp.metrics.latents import (
     active_units_score,
     pairwise_information,
@@ -38,6 +39,7 @@ __all__ = [
     "factor_vae_score",
     "infomec_score",
     "interval_of_mean",
+    "irs_score",
     "jemmig_score",
     "linear_r2_score",
     "matched_information_score",

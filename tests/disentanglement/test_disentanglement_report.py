@@ -38,6 +38,7 @@ BY_HAND = {
     "pairwise_information": lambda: metrics.pairwise_information_score(CODES),
     "explicitness": lambda: metrics.explicitness_score(CODES, FACTORS, random_state=0),
     "sap": lambda: metrics.sap_score(CODES, FACTORS, random_state=0),
+    "irs": lambda: metrics.irs_score(CODES, FACTORS),
     "factor_vae": lambda: metrics.factor_vae_score(CODES, FACTORS, random_state=0),
     "beta_vae": lambda: metrics.beta_vae_score(CODES, FACTORS, random_state=0),
 }

@@ -417,6 +417,8 @@ def test_bad_test_sizes(size):
         ("n_neighbors", 0, "n_neighbors must be an int from 1 to n - 1 = 59; got 0"),
         ("threshold", 1e9, "a standard deviation above|threshold must"),
         ("threshold", -1, "threshold must be at least 0; got -1"),
+        ("quantile", 0, "quantile must be above 0 and at most 1; got 0"),
+        ("quantile", 99, "quantile must be above 0 and at most 1; got 99"),
         ("active_range", 2.0, "active_range must be at least 0 and below 1; got 2.0"),
     ],
 )

@@ -2,8 +2,8 @@
 
 ``score_reference.json`` holds, for each case: the table scores of an implementation apart from this
 project; MIG of ubisoft-laforge-disentanglement-metrics; InfoMEC of the authors' code; and SAP,
-explicitness and DCI of disentanglement_lib on the first 2,000 rows, the second half of which are
-test rows.
+IRS, explicitness and DCI of disentanglement_lib on the first 2,000 rows, the second half of which
+are test rows.
 """
 
 import json
@@ -19,6 +19,7 @@ from tcdecomp.metrics import (
     dcimig_score,
     explicitness_score,
     infomec_score,
+    irs_score,
     jemmig_score,
     mig_score,
     mig_sup_score,
@@ -109,6 +110,13 @@ def test_infomec(name):
     if name in UNCONVERGED:
         values[1] = wanted[1] = 0
     np.testing.assert_allclose(values, wanted, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", cases_with("irs"))
+def test_irs(name):
+    codes, factors, _ = rows_of(name)
+    got = [irs_score(codes, factors), irs_score(codes, factors, quantile=1)]
+    assert got == pytest.approx(REFERENCE[name]["irs"], rel=0, abs=1e-9)
 
 
 def rows_of(name):

@@ -122,6 +122,18 @@ def test_a_duplicated_latent(problem, j):
 
 
 @settings(max_examples=25)
+@given(problem=problems(), random=st.randoms(use_true_random=False))
+def test_order_scale_and_constant_latents_for_irs(problem, random):
+    codes, factors = problem
+    score = m.irs_score(codes, factors)
+    n, d = codes.shape
+    rows, latents = random.sample(range(n), n), random.sample(range(d), d)
+    close(m.irs_score(4 * codes[rows][:, latents] - 1, factors[rows][:, ::-1]), score)
+    close(m.irs_score(np.column_stack([codes, np.ones(n)]), factors), score)
+    assert score <= 1
+
+
+@settings(max_examples=25)
 @given(problem=problems())
 def test_a_constant_latent(problem):
     codes, factors = problem
