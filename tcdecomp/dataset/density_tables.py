@@ -219,10 +219,9 @@ def _on_grids(lattices: Lattices, rows: int) -> FloatArray:
 
     B is at least ``rows``: with fewer labels than a factor has, a score would report a ceiling.
     """
-    parts = []
-    for j in range(lattices.latents):
-        x, step = lattices.grid(j)
-        parts.append((lattices.density(j, x) * step).T.cpu().numpy())
+    grids = [lattices.grid(j) for j in range(lattices.latents)]
+    densities = lattices.densities([points for points, _ in grids])
+    parts = [(q * step).T.cpu().numpy() for q, (_, step) in zip(densities, grids, strict=True)]
     longest = max(rows, *map(len, parts))
     counts = np.zeros((len(parts), longest, lattices.classes))
     for table, part in zip(counts, parts, strict=True):

@@ -17,6 +17,9 @@ data: lattice points are multiples of h. So tables of different items can be add
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import copy
 
 import torch
@@ -34,7 +37,7 @@ FALL = PER_STD**2 / 2  # sigma^2 in lattice units
 WEIGHTS = 32  # lattice points that a component reaches
 FINER = 2  # points of a grid for each point of the finest lattice: q log q has more detail than q
 READS = 16  # lattice points to either side that a density is read from: 9 sigma
-BLOCK = 2**11  # components at a time on the CPU, for the cache,
+BLOCK = 2**12  # components at a time on the CPU, which one thread does in its cache,
 LARGE_BLOCK = 2**18  # and on other devices
 ROWS = 128  # points at which densities are read at a time
 FARTHEST = 2.0**52  # lattice points from 0 that a float64 tells apart
@@ -83,32 +86,29 @@ class Lattices:
         TooLongError
             If the tables would have too many lattice points.
         """
-        mu, logvar, rows = (t.to(self.table.device) for t in (mu, logvar, rows))
+        mu, logvar, rows = (t.detach().to(self.table.device) for t in (mu, logvar, rows))
         weight = None if weight is None else weight.to(self.table.device)
-        first, last = self.first.clone(), self.last.clone()
-        for latent, block in _blocks(mu):
-            band, start, *_ = _places(mu[block, latent], logvar[block, latent])
-            places = latent * BANDS + band
-            first.scatter_reduce_(0, places, start, "amin")
-            last.scatter_reduce_(0, places, start + WEIGHTS - 1, "amax")
-        self._reserve(first, last)
-        origin, flat, width = (
-            self._starts()[:-1] - self.first,
-            self.table.view(-1),
-            self.table.shape[1],
-        )
-        points = torch.arange(WEIGHTS, device=mu.device)
-        for latent, block in progress(_blocks(mu), "densities q(z_j)"):
-            band, start, position, variance = _places(mu[block, latent], logvar[block, latent])
-            exponents = (points - (position - start)[:, None]).square_() * (-0.5 / variance)[
-                :, None
-            ]
-            height = (2 * math.pi * variance).rsqrt()
-            height = height if weight is None else height * weight[block]
-            weights = (exponents.exp_() * height[:, None]).view(-1)
-            columns = (origin[latent * BANDS + band] + start)[:, None] + points
-            for row in rows[block].T:
-                flat.scatter_add_(0, (columns + (row * width)[:, None]).view(-1), weights)
+        blocks, first, last = _blocks(mu), self.first.clone(), self.last.clone()
+
+        def find_ends(latent: int) -> None:
+            own = slice(latent * BANDS, (latent + 1) * BANDS)
+            for block in blocks:
+                band, start, *_ = _places(mu[block, latent], logvar[block, latent])
+                first[own].scatter_reduce_(0, band, start, "amin")
+                last[own].scatter_reduce_(0, band, start + WEIGHTS - 1, "amax")
+
+        def spread(latent: int) -> None:
+            own = origin[latent * BANDS : (latent + 1) * BANDS]
+            for block in blocks:
+                part = None if weight is None else weight[block]
+                moments = mu[block, latent], logvar[block, latent]
+                _spread(self.table, own, *moments, rows[block], part)
+
+        with _threads(mu.device) as pool:  # each latent has columns of its own
+            list(pool.map(find_ends, range(self.latents)))
+            self._reserve(first, last)
+            origin = self._starts()[:-1] - self.first
+            list(progress(pool.map(spread, range(self.latents)), "densities q(z_j)"))
 
     def put(self, other: Lattices, rows: Tensor) -> None:
         """Add other lattices of the same latents, whose classes are ``rows`` here."""
@@ -122,8 +122,25 @@ class Lattices:
         result.table = self.table.to(device)
         return result
 
-    def density(self, latent: int, x: Tensor) -> Tensor:
-        """Return the sums of densities of a latent at sorted points, shape (classes, len(x))."""
+    def densities(self, points: Sequence[Tensor]) -> list[Tensor]:
+        """Return the sums of densities of each latent at its sorted points, (classes, points)."""
+        with _threads(self.table.device) as pool:
+            return list(pool.map(self._density, range(self.latents), points))
+
+    def grid(self, latent: int) -> tuple[Tensor, float]:
+        """Return sorted points that cover all of a latent, and their distance.
+
+        Sums of q log q over these points times the distance are integrals, to 1e-9.
+        """
+        bands = self._bands(latent)
+        finest = bands[0][1] / FINER
+        low = min((int(self.first[band]) - READS) * step for band, step, _ in bands)
+        high = max((int(self.last[band]) + READS) * step for band, step, _ in bands)
+        low, high = math.floor(low / finest), math.ceil(high / finest)
+        points = torch.arange(low, high + 1, dtype=torch.float64, device=self.table.device)
+        return points * finest, finest
+
+    def _density(self, latent: int, x: Tensor) -> Tensor:
         result = self.table.new_zeros(len(self.table), len(x))
         for band, step, part in self._bands(latent):
             origin = int(self.first[band])
@@ -136,19 +153,6 @@ class Lattices:
                     gauss = (-0.5 / FALL * (points[:, None] - position).square()).exp()
                     result[:, start : start + ROWS] += part[:, low:high] @ gauss / step
         return result / math.sqrt(2 * math.pi * FALL)
-
-    def grid(self, latent: int) -> tuple[Tensor, float]:
-        """Return points that cover all of a latent, and their distance.
-
-        Sums of q log q over these points times the distance are integrals, to 1e-9.
-        """
-        bands = self._bands(latent)
-        finest = bands[0][1] / FINER
-        low = min((int(self.first[band]) - READS) * step for band, step, _ in bands)
-        high = max((int(self.last[band]) + READS) * step for band, step, _ in bands)
-        low, high = math.floor(low / finest), math.ceil(high / finest)
-        points = torch.arange(low, high + 1, dtype=torch.float64, device=self.table.device)
-        return points * finest, finest
 
     def _bands(self, latent: int) -> list[tuple[int, float, Tensor]]:
         """Return the bands in use by a latent, from the narrowest on: place, step and table."""
@@ -213,11 +217,39 @@ def _check_length(first: Tensor, last: Tensor, of: Lattices) -> None:
     )
 
 
-def _blocks(mu: Tensor) -> list[tuple[int, slice]]:
-    """Return pieces of work: a latent, whose tables stay in the cache, and some items."""
+@contextmanager
+def _threads(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """Return a pool of as many threads as torch has, in which each operation takes one."""
+    count = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        workers = count if device.type == "cpu" else 1
+        # The number is a thread's own
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(count)
+
+
+def _blocks(mu: Tensor) -> list[slice]:
     size = BLOCK if mu.device.type == "cpu" else LARGE_BLOCK
-    starts = range(0, len(mu), size)
-    return [(j, slice(start, start + size)) for j in range(mu.shape[1]) for start in starts]
+    return [slice(start, start + size) for start in range(0, len(mu), size)]
+
+
+def _spread(
+    table: Tensor, origin: Tensor, mu: Tensor, logvar: Tensor, rows: Tensor, weight: Tensor | None
+) -> None:
+    """Add one latent of some items to the table; ``origin`` is the column of a band's point 0."""
+    band, start, position, variance = _places(mu, logvar)
+    points = torch.arange(WEIGHTS, device=mu.device)
+    exponents = (points - (position - start)[:, None]).square_() * (-0.5 / variance)[:, None]
+    height = (2 * math.pi * variance).rsqrt()
+    height = height if weight is None else height * weight
+    weights = (exponents.exp_() * height[:, None]).view(-1)
+    columns = (origin[band] + start)[:, None] + points
+    flat, width = table.view(-1), table.shape[1]
+    for row in rows.T:
+        flat.scatter_add_(0, (columns + (row * width)[:, None]).view(-1), weights)
 
 
 def _places(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

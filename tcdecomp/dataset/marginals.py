@@ -49,8 +49,7 @@ class Marginals:
         one_class = torch.zeros_like(mu[:, :1], dtype=torch.long)
         try:
             self._lattices.add(mu[:, self._mine], logvar[:, self._mine], one_class)
-            for place, j in enumerate(self._mine):
-                means[j] = self._mean_log(place)
+            means[self._mine] = self._mean_logs()
         except TooLongError:
             means[self._mine] = torch.nan
         means = division.total(means)
@@ -59,9 +58,10 @@ class Marginals:
     def log_densities(self, z: Tensor, items: Tensor) -> Tensor:
         """Return log q(z_j) at samples of the items, shape (S, D), where there are tables."""
         found = self._lattices.table.new_zeros(z.shape)
-        for place, j in enumerate(self._mine):
-            points, order = z[:, j].to(found).sort()
-            found[order, j] = (self._lattices.density(place, points)[0] / len(self._mu)).log()
+        points, order = z[:, self._mine].T.to(found).sort(1)
+        densities = self._lattices.densities(list(points))
+        for j, places, density in zip(self._mine, order, densities, strict=True):
+            found[places, j] = (density[0] / len(self._mu)).log()
         found = self._division.total(found).to(z)
         away = (z - self._mu[items]).abs() > NEAR * (0.5 * self._logvar[items]).exp()
         if (far := away.any(1)).any():
@@ -69,8 +69,11 @@ class Marginals:
             found[far] = exact - math.log(len(self._mu))
         return found
 
-    def _mean_log(self, place: int) -> Tensor:
-        points, step = self._lattices.grid(place)
-        density = self._lattices.density(place, points)[0] / len(self._mu)
-        mean: Tensor = torch.special.xlogy(density, density).sum() * step
-        return mean
+    def _mean_logs(self) -> Tensor:
+        grids = [self._lattices.grid(place) for place in range(len(self._mine))]
+        means = self._lattices.table.new_zeros(len(grids))
+        densities = self._lattices.densities([points for points, _ in grids])
+        for place, density in enumerate(densities):
+            q = density[0] / len(self._mu)
+            means[place] = torch.special.xlogy(q, q).sum() * grids[place][1]
+        return means
