@@ -189,6 +189,17 @@ def test_any_dtype_gives_what_its_values_give(dtype):
     np.testing.assert_array_equal(density_mutual_info_gap(mu, logvar, factors).mutual_info, want)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_tables_stay_on_the_device_of_the_first_batch():
+    mu, logvar, factors = draw(0)
+    tables = DensityTables()
+    for device in ("cuda", "cpu"):
+        tables.update(mu.to(device), logvar.to(device), factors)
+    want = density_mutual_info_gap(mu, logvar, factors).mutual_info
+    np.testing.assert_allclose(mutual_info_gap(tables.tables()).mutual_info, want, **NEAR)
+    assert tables._lattices.table.is_cuda
+
+
 def test_other_scores_of_the_same_tables():
     factors = np.stack(np.unravel_index(np.arange(12), (3, 4)), 1)
     tables = DensityTables()
