@@ -252,6 +252,46 @@ def test_the_sentences_in_short_say_what_the_file_says():
     assert f"{sum(differences) / len(seeds):+.2f}" in first
 
 
+def test_the_claims_of_the_page_hold_in_the_file():
+    """In the order of the section "What may be claimed, and what may not"."""
+    frame = summary.load(RESULTS)
+    squares = summary.of(frame, part="squares")
+    named = dict(iter(squares.groupby(["method", "weight"])))
+    means = squares.groupby(["method", "weight"]).mean(numeric_only=True)
+    loss, tc, mig = (means[c] for c in ("reconstruction", "total_correlation", "mig_density"))
+    for weight in (6, 10):
+        assert (
+            summary.differences(named["beta-TCVAE", weight], named["beta-VAE", weight]) > 0
+        ).all()
+    best = summary.best_weight(squares, "beta-VAE")
+    assert best < 6
+    assert loss["VAE", 1] < loss["beta-TCVAE", 6] < loss["VAE", 1] + 2 < loss["beta-VAE", best]
+
+    weights = summary.of_weights(frame)
+    for name in ("alpha", "gamma"):
+        above = summary.varied(weights, [name]).query("weight > 1")
+        assert above.groupby("weight")["mig_density"].mean().max() < 0.5
+    dropout = summary.of(weights, method="information dropout", weight=1)
+    vae = summary.of(weights, method="VAE")
+    assert (summary.differences(dropout, vae) > 0).all()
+    assert dropout["reconstruction"].mean() < vae["reconstruction"].mean()
+
+    low = squares[(squares["method"] == "beta-TCVAE") & (squares["mig_density"] < 0.6)]
+    assert set(low["weight"]) == {2, 3, 4}
+    assert (low["active_units"] > 3).mean() > 0.5
+    assert tc["beta-VAE", 10] < 2 * tc["beta-TCVAE", 10]
+    assert mig["beta-VAE", 10] < mig["VAE", 1] + 0.1
+    groups = squares, summary.curve(squares, "beta-TCVAE")
+    found = [summary.rank_correlations(group) for group in groups]
+    assert all(f["total correlation"].high < 0 < f["dimension-wise KL"].low for f in found)
+    assert tc["FactorVAE"].min() > 10 * tc["beta-TCVAE"].min()
+
+    strengths = summary.with_full_grid(frame)
+    for method in summary.METHODS:
+        by_sigma = summary.of(strengths, method=method).groupby("sigma")["mig_density"].mean()
+        assert (by_sigma.drop(0) < by_sigma[0] / 2).all()
+
+
 def test_figures_of_the_page_are_there():
     pictures = set(re.findall(r"generated/[\w-]+\.png", PAGE))
     drawn = {f"generated/{name}-{theme}.png" for name in FIGURES for theme in ("light", "dark")}

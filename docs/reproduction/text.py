@@ -125,7 +125,7 @@ def line(frame: pd.DataFrame, one: tuple[str, float], other: tuple[str, float]) 
     loss = margin(interval_of_mean(differences(*runs, "reconstruction")), "+")
     return (
         f"- {names[0]} against {names[1]}: higher MIG in {wins} seeds, {mean} on average. "
-        f"Reconstruction loss: {loss} nats."
+        f"The reconstruction loss differs by {loss} nats."
     )
 
 
