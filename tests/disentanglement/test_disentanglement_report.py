@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import sys
 
 import numpy as np
 import pandas as pd
@@ -223,8 +222,7 @@ def test_html_escapes_its_cells():
     )._repr_html_()
     assert html.count("<tr>") == html.count("</tr>") >= 7
     assert "<b>" not in html
-    (table,) = pd.read_html(FAST._repr_html_()) if "lxml" in sys.modules else [None]
-    assert table is None or len(table) == len(FAST.scores)
+    assert FAST._repr_html_().count("<tr>") == 1 + len(FAST.scores)
 
 
 def test_json_is_the_dict(tmp_path):
