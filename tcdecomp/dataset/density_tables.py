@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
+from copy import copy, deepcopy
 from itertools import accumulate
 
 import numpy as np
@@ -106,7 +106,7 @@ class DensityTables:
         if not isinstance(other, DensityTables):
             return NotImplemented
         if self._lattices is None or other._lattices is None:
-            return copy(self if other._lattices is None else other)
+            return deepcopy(self if other._lattices is None else other)
         _check_same(self, other)
         result = DensityTables()
         result._names, result._rows = self._names, self._rows + other._rows

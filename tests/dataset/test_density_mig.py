@@ -172,6 +172,20 @@ def test_adding_does_not_change_the_parts():
     assert whole.tables().total == pytest.approx(60)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_sum_with_empty_tables_does_not_share_theirs(first):
+    mu, logvar, factors = draw(0)
+    full, empty = DensityTables(), DensityTables()
+    full.update(mu, logvar, factors)
+    before = full.tables().counts
+    both = full + empty if first else empty + full
+    both.update(torch.zeros_like(mu), logvar, factors)
+    np.testing.assert_array_equal(full.tables().counts, before)
+    assert both.tables().total == pytest.approx(60)
+    with pytest.raises(ValueError, match="must have items"):
+        empty.tables()
+
+
 def test_labels_of_any_kind_and_names_of_a_frame():
     mu, logvar, factors = draw(0)
     frame = pd.DataFrame({"shape": factors[:, 0], "size": np.array(["s", "m", "l"])[factors[:, 1]]})
