@@ -85,6 +85,16 @@ def terms(axes: Axes) -> None:
     axes.plot(steps, value, color=ORANGE, linewidth=2)
 
 
+def factorvae(axes: Axes) -> None:
+    """Draw dependent codes, and the same codes with a dimension permuted."""
+    codes = RNG.normal(size=(70, 2)) @ np.array([[1, 0.9], [0, 0.3]])
+    for shift, values, colour in (
+        (-2.6, codes, ORANGE),
+        (2.6, np.column_stack([codes[:, 0], RNG.permutation(codes[:, 1])]), BLUE),
+    ):
+        axes.scatter(*(values + (shift, 0)).T, color=colour, s=10, alpha=0.7)
+
+
 def drawn(draw: Callable[[Axes], None]) -> Figure:
     """Return a small figure without ticks."""
     figure = Figure(figsize=(2.6, 1.7), layout="constrained")
@@ -96,5 +106,15 @@ def drawn(draw: Callable[[Axes], None]) -> Figure:
 
 
 if __name__ == "__main__":
-    for draw in (groups, schedules, conditional, spatial, sequences, densities, audit, terms):
+    for draw in (
+        groups,
+        schedules,
+        conditional,
+        spatial,
+        sequences,
+        densities,
+        audit,
+        terms,
+        factorvae,
+    ):
         save(partial(drawn, draw), f"thumb-{draw.__name__}.svg")
