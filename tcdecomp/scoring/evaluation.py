@@ -5,27 +5,18 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Generator, Tensor
+from torch import Generator
 
-from tcdecomp._checks import warn_user
 from tcdecomp._processes import Division, Group, check_agreement, made_by_each
 from tcdecomp.dataset.decomposition import checked_samples, decompose_dataset
-from tcdecomp.dataset.density_mig import density_mutual_info_gap
 from tcdecomp.dataset.groups import grouped_terms
-from tcdecomp.dataset.lattices import TooLongError
-from tcdecomp.disentanglement import DisentanglementReport
-from tcdecomp.disentanglement.evaluation import report_of
 from tcdecomp.disentanglement.scores import checked_names, each_warning_once
-from tcdecomp.metrics import MutualInfoGap, contingency_tables, mutual_info_gap
-from tcdecomp.metrics.columns import Columns
-from tcdecomp.metrics.mig import bins_of
+from tcdecomp.metrics import mutual_info_gap
 from tcdecomp.plugins import Reader, Seam
 from tcdecomp.posterior import Posterior
 from tcdecomp.priors import Prior, check_prior, closed_form_kl_j, factors_of
@@ -33,6 +24,7 @@ from tcdecomp.scoring.items import Items, read_items
 from tcdecomp.scoring.joining import joined
 from tcdecomp.scoring.loaders import InputsIn
 from tcdecomp.scoring.report import Report
+from tcdecomp.scoring.scores import density_gap, gaps, other_scores
 from tcdecomp.scoring.units import active_units, by_activity, check_threshold, grouped_tc
 
 __all__ = ["score"]
@@ -226,8 +218,8 @@ def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
     variance, active = active_units(items.codes, settings.threshold)
     # The scores first: they find faults quickly.
     with each_warning_once():
-        gap, active_gap = _gaps(items, active, settings.mig)
-        others = _scores(items, settings)
+        gap, active_gap = gaps(items, active, settings.mig)
+        others = other_scores(items, settings.scores, settings.mig, settings.seed)
     report = Report(
         items=len(items.codes),
         latent_names=items.names,
@@ -242,7 +234,7 @@ def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
     if items.moments is None:
         return report
     mu, logvar = (moment.to(items.device) for moment in items.moments)
-    report = dataclasses.replace(report, density_mig=_density_gap(mu, logvar, items, settings.mig))
+    report = dataclasses.replace(report, density_mig=density_gap(mu, logvar, items, settings.mig))
     options: Any = {
         "num_samples": settings.num_samples,
         "generator": Generator(mu.device).manual_seed(settings.seed),
@@ -264,49 +256,3 @@ def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
         latent_kl=np.array([latent.terms.kl for latent in terms.dimensions]),
         grouped_tc=grouped_tc(terms),
     )
-
-
-def _scores(items: Items, settings: _Settings) -> DisentanglementReport | None:
-    names = [n for n in checked_names(settings.scores) if n not in ("mig", "density_mig")]
-    if items.factors is None or not names:
-        return None
-    codes = Columns("codes", items.names, tuple(items.codes.T))
-    options = {**settings.mig, "random_state": settings.seed}
-    options.pop("convention", None)  # of the MIG
-    named = settings.scores not in (None, "all")
-    return report_of(names, codes, items.factors, options, named=named)
-
-
-def _density_gap(
-    mu: Tensor, logvar: Tensor, items: Items, options: Mapping[str, Any]
-) -> MutualInfoGap | None:
-    """Return the gap of the posterior densities, of factors that are classes."""
-    if items.factors is None or not np.all(options.get("discrete_factors", True)):
-        return None
-    weight = options.get("sample_weight")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # those about factors and moments come from the rest
-            gap = density_mutual_info_gap(mu, logvar, items.factors, sample_weight=weight)
-    except TooLongError as error:
-        warn_user(f"there is no MIG of the posterior densities: {error}")
-        return None
-    return dataclasses.replace(gap, latent_names=items.names)
-
-
-def _gaps(
-    items: Items, active: NDArray[np.bool_], options: Mapping[str, Any]
-) -> tuple[MutualInfoGap | None, MutualInfoGap | None]:
-    """Return the gap of all latents, and that of the active ones."""
-    if items.factors is None:
-        return None, None
-    counting = {"n_bins": bins_of(options.get("convention")), **options}
-    rest = {name: counting.pop(name) for name in ("correction", "convention") if name in counting}
-    tables = contingency_tables(items.codes, items.factors, **counting)
-    tables = dataclasses.replace(tables, latent_names=items.names)
-    whole = mutual_info_gap(tables, **rest)
-    if active.all() or not active.any():
-        return whole, whole if active.any() else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those about all latents have been given
-        return whole, mutual_info_gap(tables.of_latents(active), **rest)
