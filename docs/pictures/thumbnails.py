@@ -92,7 +92,7 @@ def factorvae(axes: Axes) -> None:
         (-2.6, codes, ORANGE),
         (2.6, np.column_stack([codes[:, 0], RNG.permutation(codes[:, 1])]), BLUE),
     ):
-        axes.scatter(*(values + (shift, 0)).T, color=colour, s=10, alpha=0.7)
+        axes.scatter(*np.add(values, (shift, 0)).T, color=colour, s=10, alpha=0.7)
 
 
 def drawn(draw: Callable[[Axes], None]) -> Figure:
