@@ -27,8 +27,8 @@ class DensityRatioTC(nn.Module):
     parameters of the other alone.
 
     The estimate needs no dataset size and is not biased by the batch size. It is wrong by as much
-    as the discriminator is: a discriminator that lags behind the encoder underestimates the total
-    correlation. The estimate is not a bound. To measure a total correlation use
+    as the discriminator is. If the discriminator lags behind the encoder, the estimate is wrong,
+    mostly too low. The estimate is not a bound. To measure a total correlation use
     :func:`tcdecomp.decompose_dataset`.
 
     Parameters

@@ -42,15 +42,19 @@ def ring_tc():
 class BestOfGaussian(nn.Module):
     """The best logit for the correlated pair: log N(z; 0, R) - log N(z; 0, I)."""
 
+    def __init__(self, rho):
+        super().__init__()
+        self.rho = rho
+
     def forward(self, z):
-        inverse = torch.linalg.inv(torch.tensor([[1, RHO], [RHO, 1]], dtype=z.dtype))
+        inverse = torch.linalg.inv(torch.tensor([[1, self.rho], [self.rho, 1]], dtype=z.dtype))
         ratio = z.square().sum(1) - torch.einsum("mi,ij,mj->m", z, inverse, z)
-        return 0.5 * ratio - 0.5 * math.log(1 - RHO**2)
+        return 0.5 * ratio - 0.5 * math.log(1 - self.rho**2)
 
 
-def best():
+def best(rho=RHO):
     ratio = DensityRatioTC(2, width=1, depth=1)
-    ratio.discriminator = BestOfGaussian()
+    ratio.discriminator = BestOfGaussian(rho)
     return ratio
 
 
@@ -82,6 +86,19 @@ def test_the_gradient_is_that_of_the_closed_form():
     rho = torch.tensor(RHO, dtype=torch.float64, requires_grad=True)
     best().estimate(gaussian(rho, noise)).backward()
     assert rho.grad.item() == pytest.approx(RHO / (1 - RHO**2), rel=0.02)
+
+
+@pytest.mark.parametrize(("scale", "high"), [(1, False), (2, True)])
+def test_an_estimate_that_lags_may_be_too_low_or_too_high(scale, high):
+    """The codes have moved to a correlation of 0.95, and to another scale."""
+    noise = torch.randn(100_000, 2, generator=torch.Generator().manual_seed(0)).double()
+    old, new = 0.9, 0.95
+    truth = -0.5 * math.log(1 - new**2)
+    # The mean of the old logit: E z_i^2 = scale^2, E z_1 z_2 = scale^2 * new.
+    expected = scale**2 * (old * new - old**2) / (1 - old**2) - 0.5 * math.log(1 - old**2)
+    assert (expected > truth) == high
+    estimate = best(old).estimate(scale * gaussian(new, noise)).item()
+    assert estimate == pytest.approx(expected, abs=0.01)
 
 
 def test_training_reaches_the_gaussian_closed_form():
