@@ -26,6 +26,10 @@ class DensityRatioTC(nn.Module):
     train the discriminator with :meth:`loss`, by an optimizer of its own. Each step leaves the
     parameters of the other alone.
 
+    z may have another dtype than the discriminator: it is cast to that of the discriminator's
+    parameters, and its gradient comes back in its own dtype. Under autocast the discriminator
+    runs as every network does. The means of its logits are taken in float32 or more.
+
     The estimate needs no dataset size and is not biased by the batch size. It is wrong by as much
     as the discriminator is. If the discriminator lags behind the encoder, the estimate is wrong,
     mostly too low. The estimate is not a bound. To measure a total correlation use
@@ -82,7 +86,9 @@ class DensityRatioTC(nn.Module):
     def estimate(self, z: Tensor) -> Tensor:
         """Return the estimated total correlation, in nats.
 
-        Its gradient reaches z. It does not reach the discriminator.
+        Its gradient reaches z. It does not reach the discriminator. The discriminator's buffers,
+        such as the running means of a batch norm, stay as they are, too. In train mode a batch
+        norm still normalizes by this batch.
 
         Parameters
         ----------
@@ -92,7 +98,7 @@ class DensityRatioTC(nn.Module):
         Returns
         -------
         Tensor
-            A scalar in the dtype of the discriminator.
+            A scalar in the dtype of the discriminator, or float32 if that is a half precision.
 
         Raises
         ------
@@ -100,9 +106,10 @@ class DensityRatioTC(nn.Module):
             If z is not a floating-point tensor of shape (M, D), or if the discriminator does not
             return one logit for each row.
         """
-        frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
         self._check("z", z, 1)
-        return self._logits(functional_call(self.discriminator, frozen, z), z).mean()
+        frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
+        frozen |= {name: value.clone() for name, value in self.discriminator.named_buffers()}
+        return self._logits(functional_call(self.discriminator, frozen, self._cast(z)), z).mean()
 
     def loss(self, z: Tensor, z_other: Tensor, *, generator: Generator | None = None) -> Tensor:
         """Return the discriminator's loss. Its gradient reaches the discriminator only.
@@ -119,8 +126,8 @@ class DensityRatioTC(nn.Module):
         Returns
         -------
         Tensor
-            A scalar: the mean of the two binary cross-entropies. It is log 2 for a discriminator
-            that knows nothing.
+            A scalar in the dtype of an estimate: the mean of the two binary cross-entropies. It is
+            log 2 for a discriminator that knows nothing.
 
         Raises
         ------
@@ -130,8 +137,8 @@ class DensityRatioTC(nn.Module):
         self._check("z", z, 1)
         self._check("z_other", z_other, 2)
         permuted = permute_dimensions(z_other.detach(), generator)
-        joint = self._logits(self.discriminator(z.detach()), z)
-        product = self._logits(self.discriminator(permuted), permuted)
+        joint = self._logits(self.discriminator(self._cast(z.detach())), z)
+        product = self._logits(self.discriminator(self._cast(permuted)), permuted)
         return 0.5 * (F.softplus(-joint).mean() + F.softplus(product).mean())
 
     def _check(self, name: str, z: Tensor, rows: int) -> None:
@@ -144,6 +151,10 @@ class DensityRatioTC(nn.Module):
                 f"{name} must have shape (M, {self.latents}) with M >= {rows}; got {tuple(z.shape)}"
             )
 
+    def _cast(self, z: Tensor) -> Tensor:
+        dtypes = (p.dtype for p in self.discriminator.parameters() if p.is_floating_point())
+        return z.to(next(dtypes, z.dtype))
+
     @staticmethod
     def _logits(output: Tensor, z: Tensor) -> Tensor:
         if output.shape not in ((len(z),), (len(z), 1)):
@@ -151,7 +162,7 @@ class DensityRatioTC(nn.Module):
                 "discriminator must return one logit for each row, of shape (M,) or (M, 1); got "
                 f"{tuple(output.shape)} for M = {len(z)}"
             )
-        return output.flatten()
+        return output.flatten().to(torch.promote_types(output.dtype, torch.float32))
 
 
 def permute_dimensions(z: Tensor, generator: Generator | None = None) -> Tensor:

@@ -1,6 +1,7 @@
 """DensityRatioTC: against known total correlations, and which parameters its gradients reach."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -136,6 +137,45 @@ def test_each_step_leaves_the_other_alone():
     ratio.loss(z, z).backward()
     assert z.grad is None
     assert all(p.grad.abs().sum() > 0 for p in ratio.parameters())
+
+
+def test_an_estimate_leaves_the_buffers_alone():
+    ratio = DensityRatioTC(3, width=8, depth=1)
+    ratio.discriminator = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
+    z = torch.randn(16, 3) + 5
+    before = [buffer.clone() for buffer in ratio.buffers()]
+    estimate = ratio.estimate(z)
+    assert all(map(torch.equal, ratio.buffers(), before))
+    torch.testing.assert_close(estimate, ratio.discriminator(z).mean())  # by the batch's moments
+    assert not any(map(torch.equal, ratio.buffers(), before))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("of_network", [torch.float64, torch.float32, torch.bfloat16])
+def test_z_may_have_another_dtype_than_the_discriminator(dtype, of_network):
+    exact = DensityRatioTC(3, width=8, depth=1).to(of_network).double()
+    ratio = deepcopy(exact).to(of_network)
+    z = torch.randn(16, 3).to(dtype).requires_grad_()
+    double = z.detach().double().requires_grad_()
+    tolerance = {"atol": 2e-2, "rtol": 2e-2, "check_dtype": False}
+    seeds = [torch.Generator().manual_seed(1) for _ in range(2)]
+    got = ratio.estimate(z), ratio.loss(z, z, generator=seeds[0])
+    expected = exact.estimate(double), exact.loss(double, double, generator=seeds[1])
+    torch.testing.assert_close(got, expected, **tolerance)
+    assert {value.dtype for value in got} == {torch.promote_types(of_network, torch.float32)}
+    got[0].backward()
+    expected[0].backward()
+    assert z.grad.dtype == dtype
+    torch.testing.assert_close(z.grad, double.grad, **tolerance)
+
+
+def test_under_autocast_means_are_taken_in_float32():
+    ratio = DensityRatioTC(3, width=8, depth=1)
+    z = torch.randn(16, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = ratio.estimate(z.bfloat16()), ratio.loss(z, z)
+    assert {value.dtype for value in got} == {torch.float32}
+    torch.testing.assert_close(got[0], ratio.estimate(z), atol=2e-2, rtol=2e-2)
 
 
 def test_the_loss_is_the_mean_of_two_cross_entropies():
