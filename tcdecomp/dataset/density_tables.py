@@ -94,12 +94,13 @@ class DensityTables:
         check_logvar(logvar)
         self._warn("logvar", doubt_of_logvar(logvar))
         targets.refuse_missing()
-        lattices = self._extended(targets, mu)
-        starts = _starts(self._classes)
-        pairs = zip(self._classes, targets.arrays, starts, strict=True)
+        classes, lattices = self._extended(targets, mu)
+        pairs = zip(classes, targets.arrays, _starts(classes), strict=True)
         rows = np.stack([found.label(array) + start for found, array, start in pairs], 1)
         weights = None if weight is None else torch.from_numpy(weight)
         lattices.add(mu.detach(), logvar.detach(), torch.from_numpy(rows), weights)
+        # Only now: a refused batch leaves nothing behind
+        self._names, self._classes, self._lattices = targets.names, classes, lattices
         self._rows += len(rows)
 
     def __add__(self, other: object) -> DensityTables:
@@ -149,24 +150,20 @@ class DensityTables:
         sizes = tuple(map(len, self._classes))
         return Tables(_on_grids(self._lattices, max(sizes)), sizes, (), names, (), ())
 
-    def _extended(self, targets: Columns, mu: Tensor) -> Lattices:
-        """Make room for the classes of more factors, and return the lattices."""
+    def _extended(self, targets: Columns, mu: Tensor) -> tuple[list[Classes], Lattices]:
+        """Return the classes of earlier and these factors, and lattices with room for them."""
         classes = distinct_classes(targets)
         if self._lattices is None:
-            self._names, self._classes = targets.names, classes
-            total = sum(map(len, classes))
-            self._lattices = Lattices(mu.shape[1], total, mu.device, LARGEST)
-            return self._lattices
+            return classes, Lattices(mu.shape[1], sum(map(len, classes)), mu.device, LARGEST)
         if targets.names != self._names or mu.shape[1] != self._lattices.latents:
             raise ValueError(
                 f"mu and factors must have {self._lattices.latents} columns and the columns "
                 f"{self._names}, as in earlier batches; got {mu.shape[1]} and {targets.names}"
             )
         joined = [a.union(b) for a, b in zip(self._classes, classes, strict=True)]
-        if list(map(len, joined)) != list(map(len, self._classes)):
-            self._lattices = _relabelled(self._lattices, self._classes, joined)
-            self._classes = joined
-        return self._lattices
+        if list(map(len, joined)) == list(map(len, self._classes)):
+            return self._classes, self._lattices
+        return joined, _relabelled(self._lattices, self._classes, joined)
 
     def _on_cpu(self) -> DensityTables:
         result = copy(self)

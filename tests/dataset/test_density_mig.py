@@ -241,6 +241,22 @@ def test_standard_deviations_without_bound_are_refused_with_a_remedy():
     np.testing.assert_allclose(gap.mutual_info[1], gap.factor_entropy, atol=1e-3)
 
 
+@pytest.mark.parametrize("rows_before", [0, 15])
+def test_a_refused_batch_leaves_nothing_behind(rows_before):
+    mu, logvar, factors = draw(0)
+    want, got = DensityTables(), DensityTables()
+    rest = slice(rows_before, None)
+    for tables in (want, got):
+        if rows_before:
+            tables.update(mu[:rows_before], logvar[:rows_before], factors[:rows_before])
+    with pytest.raises(ValueError, match="GiB"):
+        got.update(mu, torch.full_like(logvar, -50), factors + 7)
+    for tables in (want, got):
+        tables.update(mu[rest], logvar[rest], factors[rest])
+    assert got.tables().sizes == want.tables().sizes == (2, 3)
+    np.testing.assert_array_equal(got.tables().counts, want.tables().counts)
+
+
 MU, LOGVAR, FACTORS = draw(1)
 RIGHT = {"mu": MU, "logvar": LOGVAR, "factors": FACTORS, "sample_weight": None}
 WRONG = {
