@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Information", "ceilings", "entropy", "information", "measured"]
 
+# Nats that may be error alone: rounding in whole counts, and quadrature in tables of densities
+ROUNDING, QUADRATURE = 1e-12, 1e-8
+
 
 class Information(NamedTuple):
     """Mutual information and entropies, in nats.
@@ -23,7 +26,8 @@ class Information(NamedTuple):
     Attributes
     ----------
     mutual : ndarray, shape (D, K)
-        I(z_j; v_k), at least 0.
+        I(z_j; v_k), at least 0. It is 0 where it is within the error: 1e-12 for whole counts, and
+        1e-8 for tables of densities and for weights with fractions.
     factor : ndarray, shape (K,)
         H(v_k).
     latent : ndarray, shape (D,)
@@ -77,7 +81,8 @@ def information(tables: Tables, correction: str | None = None) -> Information:
     Vinh, Epps, Bailey (2010). Information theoretic measures for clusterings comparison. JMLR.
     """
     check_choice("correction", correction, (None, "miller-madow", "adjusted"))
-    if correction and (tables.counts % 1).any():
+    fractions = bool((tables.counts % 1).any())
+    if correction and fractions:
         raise ValueError(
             f"correction={correction!r} needs whole numbers of rows; got weights with fractions. "
             "Use correction=None, or leave sample_weight out"
@@ -95,7 +100,8 @@ def information(tables: Tables, correction: str | None = None) -> Information:
     elif correction == "adjusted":
         expected = np.stack([_expected(part) for part in parts], 1)
         mutual, divisor = mutual - expected, divisor - expected
-    mutual = np.maximum(mutual, 0)  # plug-in: below 0 by rounding only
+    error = QUADRATURE if fractions else ROUNDING
+    mutual = np.where(mutual > error, mutual, 0)  # a dead latent has 0, so that scores can see it
     share = np.divide(mutual, divisor, out=np.zeros_like(mutual), where=divisor > 1e-12 * factor)
     return Information(mutual, factor, latent, share)
 

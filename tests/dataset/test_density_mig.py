@@ -18,7 +18,7 @@ import data
 from data.mig_cases import make_case
 from tcdecomp import density_mig_score, mig_score, mutual_info_gap
 from tcdecomp.dataset import DensityTables, density_mutual_info_gap
-from tcdecomp.metrics import mig_sup_score
+from tcdecomp.metrics import mig_sup_score, modularity_score
 
 REFERENCE = json.loads((Path(data.__file__).parent / "score_reference.json").read_text("utf-8"))
 DENSITIES = {name: case["density"] for name, case in REFERENCE.items() if "density" in case}
@@ -219,6 +219,25 @@ def test_other_scores_of_the_same_tables():
     tables = DensityTables()
     tables.update(torch.tensor(factors * 1.0), torch.full((12, 2), -8.0), factors)
     assert mig_sup_score(tables.tables()) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("jitter", [0, 1e-4])
+def test_dead_latents_count_as_dead_in_every_score(jitter):
+    """Latents that are N(0, 1) for every item, to rounding or to far less than the error."""
+    g = torch.Generator().manual_seed(0)
+    factors = torch.randint(0, 5, (3000, 2), generator=g)
+    noise = jitter * torch.randn(3000, 3, generator=g, dtype=torch.float64)
+    mu = torch.cat([factors.double(), noise], 1)
+    logvar = torch.tensor([-6.0, -6.0, 0.0, 0.0, 0.0]).expand(3000, 5)
+    tables = DensityTables()
+    tables.update(mu, logvar, factors)
+    live = DensityTables()
+    live.update(mu[:, :2], logvar[:, :2], factors)
+    found, want = tables.tables(), live.tables()
+    assert not mutual_info_gap(found).mutual_info[2:].any()
+    for score in (modularity_score, mig_sup_score):
+        assert score(found) == pytest.approx(0.4 * score(want), abs=1e-6)
+        assert score(found, dead_latents="ignore") == pytest.approx(score(want), abs=1e-6)
 
 
 def test_a_batch_of_few_rows_may_have_a_new_value_in_each():
