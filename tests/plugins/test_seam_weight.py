@@ -11,6 +11,7 @@ from torch.distributions import Normal
 
 from structures import DIM, PIXELS, images, sample, squared_error
 from tcdecomp import Posterior, Seam, TCDecomposition, attach
+from tcdecomp.plugins.seam.fit import Fit
 from tcdecomp.plugins.seam.weight import FULL, QUICK, KLWeight
 
 N = 1000
@@ -291,6 +292,25 @@ def test_the_sum_of_a_smaller_batch_has_a_smaller_weight():
         model.loss(X[:20] if step % 16 == 15 else X)
         weights.append(handle.kl_weight)
     assert weights == pytest.approx([20 if s % 16 == 15 else 32 for s in range(40)], rel=1e-4)
+
+
+def test_the_last_batches_of_a_warm_up_are_measured_again_after_it():
+    """They have a size of their own, and never come at a tenth step."""
+    model = Annealed(lambda step: min(1.0, (step + 1) / 60))
+    handle = attached(model)
+    for step in range(4 * 25):
+        model.loss(X[:24] if step % 25 == 24 else X)
+        assert handle.kl_weight == pytest.approx(model.weight, rel=1e-3)
+
+
+def test_changes_smaller_than_the_error_add_up():
+    weight = KLWeight()
+    for step in range(500):
+        true = 1.0 + 0.002 * step
+        fit = Fit(1.0, true, error=0.05)
+        rows = 24 if step % 25 == 24 else 32
+        got = weight.measured((rows, DIM), lambda fit=fit: fit, None)
+        assert got == pytest.approx(true, rel=0.08)  # the error, and ten steps
 
 
 @pytest.mark.parametrize("stated", [0.25, lambda: 0.25, lambda step: 0.25 + 0 * step])

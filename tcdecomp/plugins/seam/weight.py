@@ -25,9 +25,10 @@ class KLWeight:
     """The weight of the KL in a model's loss, measured again from time to time.
 
     The loss is asked as it is, by a backward through the layers behind z, in the first ten steps,
-    at every tenth, within ten steps of a change of the weight, for the first batch of a size, and
-    as long as the weight is 0. At the first step and at every hundredth, the model also runs
-    three more times, with this KL, a smaller and a larger one, if it can be run again.
+    at every tenth, within ten steps of a change of the weight, for the first batch of a size, also
+    after a change, and as long as the weight is 0. At the first step and at every hundredth, the
+    model also runs three more times, with this KL, a smaller and a larger one, if it can be run
+    again.
 
     Parameters
     ----------
@@ -44,7 +45,9 @@ class KLWeight:
     def __init__(self, stated: float | Callable[..., float] | None = None) -> None:
         self.stated = stated
         self.value: float | None = None
-        self._known: dict[int, float] = {}  # by the rows of the batch
+        # The last and the first weight since the last change, by the rows of the batch.
+        self._known: dict[int, float] = {}
+        self._first: dict[int, float] = {}
         self._shape = (0, 0)
         self._step = self._changed = 0
         self._proven = self._warned = False
@@ -138,8 +141,9 @@ class KLWeight:
                 f"kl_weight must be the weight of the KL in the loss, {weight:.6g} for its mean "
                 f"over this batch; got {stated:.6g}. Leave it out, and it is measured"
             )
-        if abs(weight - self._known.get(rows, weight)) > allowed * weight:
-            self._changed = self._step
+        # Compared with the first one, the small changes of a slow schedule add up.
+        if abs(weight - self._first.setdefault(rows, weight)) > allowed * weight:
+            self._changed, self._first, self._known = self._step, {rows: weight}, {}
         self._known[rows] = weight
         self._proven |= weight > 0 and bool(again)
 
