@@ -65,6 +65,7 @@ figures: $(READY)
 bench: $(READY)
 	$(BIN)/pip install -c constraints.txt -e ".[bench]"
 	$(BIN)/python tests/benchmarks/speed.py --output docs/benchmarks/cpu.md $(ARGS)
+	$(BIN)/python docs/pictures/speed.py
 	$(BIN)/python -c "import sys, torch; sys.exit(torch.cuda.is_available())" || \
 		$(BIN)/python tests/benchmarks/speed.py --device cuda --output docs/benchmarks/gpu.md $(ARGS)
 	$(BIN)/python tests/benchmarks/metrics.py

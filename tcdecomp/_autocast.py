@@ -18,8 +18,6 @@ def no_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Return a context in which autocast lowers nothing on this device."""
     kind = device.type
     # torch.compile cannot ask, and knows no device without autocast.
-    if torch.compiler.is_compiling():
-        return torch.autocast(kind, enabled=False)
-    if _is_available(kind) and torch.is_autocast_enabled(kind):
+    if torch.compiler.is_compiling() or (_is_available(kind) and torch.is_autocast_enabled(kind)):
         return torch.autocast(kind, enabled=False)
     return _NOTHING

@@ -189,8 +189,8 @@ MUTATIONS = (
     Mutation(
         "autocast left on",
         "tcdecomp/_autocast.py",
-        "return torch.autocast(device.type, enabled=False)",
-        "return nullcontext()",
+        "return torch.autocast(kind, enabled=False)",
+        "return _NOTHING",
         "tests/minibatch/test_families.py::test_autocast_is_off_where_it_would_lower_something",
     ),
     Mutation(

@@ -41,8 +41,8 @@ Kernel = Literal["auto", "dense", "blocked", "linear", "triton"]
 
 # Up to this many densities on the CPU, the few operations of the dense kernel cost less.
 DENSE_UP_TO = 2**16
-# From this many pairs on, grids cost less than pairs in plain torch.
-LINEAR_FROM = 2**20
+# From this many densities on, grids cost less than pairs in plain torch.
+LINEAR_FROM = 2**25
 # Log of the largest weight of others over that of the own component for which grids are accurate.
 FARTHEST = 18.0
 
@@ -212,7 +212,7 @@ def _kernel_of_mixture(
     if (chosen or not exact) and _takes_grids(z, mu, log_own, log_other, items):
         if on_cpu and z.dtype == torch.float32 and _is_usable("compiled"):
             return "compiled"
-        if chosen or z.shape[0] * mu.shape[0] >= LINEAR_FROM:
+        if chosen or z.numel() * mu.shape[0] >= LINEAR_FROM:
             return "linear"
     small = on_cpu and z.numel() * mu.shape[0] <= DENSE_UP_TO
     return "dense" if small and not chosen else "blocked"

@@ -305,7 +305,7 @@ def test_which_kernel_serves(monkeypatch, fresh_kernels):
     kernels._can_import.cache_clear()
     monkeypatch.setattr(kernels, "find_spec", lambda package: None)
     assert chosen(large) == "blocked"
-    assert chosen(torch.ones(1024, 3)) == chosen(small, kernel="linear") == "linear"
+    assert chosen(torch.ones(4096, 3)) == chosen(small, kernel="linear") == "linear"
 
 
 def test_triton_is_for_nvidia_only():
