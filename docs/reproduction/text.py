@@ -26,6 +26,9 @@ from tcdecomp.metrics import Interval, interval_of_mean
 __all__ = ["TABLES", "write_all"]
 
 SEEDS = 8  # that are planned
+CHAMPION = "beta-TCVAE"
+OTHERS = tuple(name for name in METHODS if name != CHAMPION)
+Model = tuple[str, float]  # a method and its beta
 NO_BREAK = "\N{NO-BREAK SPACE}"
 DIFFERENCE = ("seeds with higher MIG", "mean difference")
 MEANS = {
@@ -72,59 +75,61 @@ def versus(one: pd.DataFrame, other: pd.DataFrame) -> list[str]:
     return [f"{(found > 0).sum()} of {len(found)}", mean]
 
 
+def chosen(frame: pd.DataFrame, model: Model) -> pd.DataFrame:
+    """Return the runs of a method at its beta."""
+    method, beta = model
+    return of(frame, method=method, weight=beta)
+
+
+def label(model: Model) -> str:
+    """Return the name of a method with its beta, which the VAE does not need."""
+    method, beta = model
+    return method if method == "VAE" else f"{method} {beta:g}"
+
+
+def bests(frame: pd.DataFrame) -> list[tuple[Model, Model]]:
+    """Return the pairs of beta-TCVAE with another method, each at its best beta."""
+    best = {name: (name, best_weight(frame, name)) for name in METHODS}
+    return [(best[CHAMPION], best[other]) for other in OTHERS]
+
+
 def results(frame: pd.DataFrame) -> str:
     """Return a row for each method and weight: the MIG with its interval, and means."""
     rows = []
-    for (method, weight), runs in frame.groupby(["method", "weight"], sort=False):
-        means = [f"{runs[column].mean():.2f}" for column in MEANS.values()]
-        rows.append([method, f"{weight:g}", str(len(runs)), margin(mean_of(runs, SCORE)), *means])
-    order = ["VAE", *METHODS]
-    rows.sort(
-        key=lambda row: (order.index(row[0]) if row[0] in order else 9, row[0], float(row[1]))
-    )
+    for method in ("VAE", *METHODS):
+        for weight, runs in of(frame, method=method).groupby("weight"):
+            cells = [method, f"{weight:g}", str(len(runs)), margin(mean_of(runs, SCORE))]
+            rows.append(cells + [f"{runs[column].mean():.2f}" for column in MEANS.values()])
     return markdown(["method", "weight", "seeds", "MIG", *MEANS], rows)
 
 
 def comparisons(frame: pd.DataFrame) -> str:
     """Return beta-TCVAE against the others: at the same beta, and each at its best beta."""
-    champion = "beta-TCVAE"
-    rows = []
-    for other in METHODS:
-        for weight in sorted(
-            of(frame, method=other)["weight"].unique() if other != champion else ()
-        ):
-            pair = (of(frame, method=name, weight=weight) for name in (champion, other))
-            rows.append([f"{champion} {weight:g}", f"{other} {weight:g}", *versus(*pair)])
-    best = {name: best_weight(frame, name) for name in METHODS if name in set(frame["method"])}
-    for other in [name for name in best if name != champion]:
-        pair = (of(frame, method=name, weight=best[name]) for name in (champion, other))
-        names = (f"{name} {best[name]:g}, its best" for name in (champion, other))
-        rows.append([*names, *versus(*pair)])
+    betas = sorted(of(frame, method=CHAMPION)["weight"].unique())
+    same = [((CHAMPION, beta), (other, beta)) for other in OTHERS for beta in betas]
+    rows = [
+        [*(f"{label(model)}{note}" for model in pair), *versus(*(chosen(frame, m) for m in pair))]
+        for pairs, note in ((same, ""), (bests(frame), ", its best"))
+        for pair in pairs
+    ]
     return markdown(["this", "against", *DIFFERENCE], rows)
 
 
 def in_short(frame: pd.DataFrame) -> str:
     """Return what the runs on squares show, a line for each comparison."""
     squares = of(frame, part="squares")
-    best = {name: (name, best_weight(squares, name)) for name in METHODS}
-    champion = "beta-TCVAE"
-    pairs = [
-        ((champion, 6), ("VAE", 1)),
-        ((champion, 6), ("beta-VAE", 6)),
-        (best[champion], best["beta-VAE"]),
-        (best[champion], best["FactorVAE"]),
-    ]
+    one = CHAMPION, 6.0
+    pairs = [(one, ("VAE", 1.0)), (one, ("beta-VAE", 6.0)), *bests(squares)]
     return "\n".join(line(squares, *pair) for pair in pairs)
 
 
-def line(frame: pd.DataFrame, one: tuple[str, float], other: tuple[str, float]) -> str:
+def line(frame: pd.DataFrame, one: Model, other: Model) -> str:
     """Return the differences of MIG and reconstruction loss between two methods at their betas."""
-    names = [method if method == "VAE" else f"{method} {beta:g}" for method, beta in (one, other)]
-    runs = [of(frame, method=method, weight=beta) for method, beta in (one, other)]
+    runs = [chosen(frame, model) for model in (one, other)]
     wins, mean = versus(*runs)
     loss = margin(interval_of_mean(differences(*runs, "reconstruction")), "+")
     return (
-        f"- {names[0]} against {names[1]}: higher MIG in {wins} seeds, {mean} on average. "
+        f"- {label(one)} against {label(other)}: higher MIG in {wins} seeds, {mean} on average. "
         f"The reconstruction loss differs by {loss} nats."
     )
 
