@@ -39,7 +39,7 @@ FINER = 2  # points of a grid for each point of the finest lattice: q log q has 
 READS = 16  # lattice points to either side that a density is read from: 9 sigma
 BLOCK = 2**12  # components at a time on the CPU, which one thread does in its cache,
 LARGE_BLOCK = 2**18  # and on other devices
-ROWS = 128  # points at which densities are read at a time
+ROWS = 128, 2**12  # points at which densities are read at a time: at least, and at most
 FARTHEST = 2.0**52  # lattice points from 0 that a float64 tells apart
 
 
@@ -142,16 +142,19 @@ class Lattices:
 
     def _density(self, latent: int, x: Tensor) -> Tensor:
         result = self.table.new_zeros(len(self.table), len(x))
+        spacing = (x[-1] - x[0]).item() / len(x)
         for band, step, part in self._bands(latent):
             origin = int(self.first[band])
-            for start in range(0, len(x), ROWS):
-                position = x[start : start + ROWS] / step - origin
+            # Of a wide band, many points read the same part
+            rows = int(min(max(ROWS[0], 64 * step / max(spacing, 1e-9 * step)), ROWS[1]))
+            for start in range(0, len(x), rows):
+                position = x[start : start + rows] / step - origin
                 low = max(0, math.floor(position[0].item() - READS))
                 high = min(part.shape[1], math.ceil(position[-1].item() + READS) + 1)
                 if low < high:
                     points = torch.arange(low, high, device=x.device)
                     gauss = (-0.5 / FALL * (points[:, None] - position).square()).exp()
-                    result[:, start : start + ROWS] += part[:, low:high] @ gauss / step
+                    result[:, start : start + rows] += part[:, low:high] @ gauss / step
         return result / math.sqrt(2 * math.pi * FALL)
 
     def _bands(self, latent: int) -> list[tuple[int, float, Tensor]]:
