@@ -9,11 +9,13 @@ from dataclasses import dataclass, make_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from tcdecomp.displays.axes import DARK, Display, ink, name_columns, name_rows
 from tcdecomp.metrics import Interval, mutual_info_gap, score_interval
+from tcdecomp.metrics.columns import warn_caller
 from tcdecomp.metrics.inputs import check_rows, read_columns
+from tcdecomp.metrics.intervals import scores_of_parts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,6 +125,17 @@ class SampleSizeDisplay(Display):
             For the subsets.
         **options
             Options of the score.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the score of all rows does, or if an argument is out of its range.
+
+        Warns
+        -----
+        UserWarning
+            If fewer than a quarter of the subsets of a size have a score, for example because a
+            factor takes a single value in the others. Such a size has NaN, and no point.
         """
         from sklearn.utils import check_random_state
 
@@ -132,12 +145,23 @@ class SampleSizeDisplay(Display):
         n, rng = latents.shape[0], check_random_state(random_state)
         if sizes is None:
             sizes = sorted({int(s) for s in np.geomspace(min(max(n // 100, 50), n), n, 8).round()})
-        scores = []
-        for size in sizes:
-            subsets = [np.sort(rng.permutation(n)[:size]) for _ in range(n_resamples)]
+
+        def of_rows(rows: NDArray[np.intp]) -> float:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".* rows are few")  # the picture shows that
-                found = [score(latents.rows(s), targets.rows(s), **options) for s in subsets]
+                return score(latents.rows(rows), targets.rows(rows), **options)
+
+        of_rows(np.arange(n))  # an error of all rows is the caller's
+        scores = []
+        for size in sizes:
+            found, error = scores_of_parts(of_rows, n, size, n_resamples, rng)
+            if error is not None:
+                warn_caller(
+                    f"there is no point at {size} rows: fewer than a quarter of the subsets have "
+                    f"the score. The error of the last subset: {error}"
+                )
+                scores.append(Interval(math.nan, math.nan, math.nan, math.nan))
+                continue
             mean, spread = float(np.mean(found)), float(np.std(found, ddof=1))
             scores.append(Interval(mean, mean - 2 * spread, mean + 2 * spread, spread))
         return cls(list(sizes), scores, getattr(score, "__name__", "score"))

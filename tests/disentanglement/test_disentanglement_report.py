@@ -119,6 +119,12 @@ def test_intervals_are_those_of_score_interval():
     assert report.confidence == 0.95
 
 
+def test_a_value_of_one_row_leaves_the_intervals():
+    rare = np.column_stack([FACTORS, np.arange(len(FACTORS)) == 7])
+    report = disentanglement_report(CODES, rare, n_resamples=4)
+    assert not any(math.isnan(interval.low) for interval in report.scores.values())
+
+
 def test_slow_scores_have_no_interval():
     report = disentanglement_report(CODES, FACTORS, scores=["mig", "sap"], **QUICK)
     assert not math.isnan(report.scores["mig"].low)

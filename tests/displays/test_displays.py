@@ -130,6 +130,20 @@ def test_a_score_at_each_sample_size():
     assert display.plot().ax_.get_title() == "mig_score by sample size"
 
 
+def test_sizes_whose_subsets_lack_a_rare_value_have_no_point():
+    rare = np.column_stack([FACTORS, np.arange(300) == 7])
+    options = {"n_resamples": 10, "correction": "miller-madow"}
+    with pytest.warns(UserWarning, match="no point at 20 rows: .* got one in 'v2'"):
+        display = SampleSizeDisplay.from_codes(mig_score, CODES, rare, sizes=[20, 300], **options)
+    small, whole = display.scores
+    assert np.isnan(small).all()
+    assert whole.value == pytest.approx(mig_score(CODES, rare, correction="miller-madow"))
+    assert display.plot().ax_.get_title() == "mig_score by sample size"
+    with pytest.raises(ValueError, match="n_bins"):
+        SampleSizeDisplay.from_codes(mig_score, CODES, FACTORS, n_bins=1)
+    assert set(GapsDisplay.from_codes(CODES, rare, n_resamples=4).gaps) == {"v0", "v1", "v2"}
+
+
 def test_logs_are_read_with_gaps_and_brackets():
     display = DISPLAYS["terms"]
     assert list(display.steps) == [0, 1]

@@ -85,6 +85,31 @@ def test_weights_stay_with_their_rows():
     assert interval.standard_error < 0.03
 
 
+def test_parts_that_lack_a_rare_value_are_drawn_again():
+    codes, factors = problem(400, 0)
+    rare = np.column_stack([factors, np.arange(400) == 7])
+    interval = score_interval(mig_score, codes, rare, random_state=0, **CORRECTED)
+    assert interval.value == pytest.approx(mig_score(codes, rare, **CORRECTED))
+    assert 0 < interval.standard_error < 0.2
+
+    def mean(codes, factors):
+        mig_score(codes, factors, **CORRECTED)
+        return np.mean(codes.arrays[0])
+
+    interval = score_interval(mean, codes, rare, n_resamples=400, random_state=0)
+    error = codes[:, 0].std(ddof=1) / 20
+    assert interval.standard_error == pytest.approx(error, rel=0.15)
+
+
+def test_a_score_that_few_parts_have_has_no_interval():
+    codes, _ = problem(400, 0)
+    rare = np.arange(400)[:, None] == np.arange(5)  # all five are in one of 32 halves
+    with pytest.warns(UserWarning, match=r"parts of 200 rows have the score.* got one in 'v"):
+        interval = score_interval(mig_score, codes, rare, n_resamples=20, random_state=0)
+    assert interval.value == pytest.approx(mig_score(codes, rare))
+    assert np.isnan(interval[1:]).all()
+
+
 def test_the_mean_of_models():
     values = [0.5, 0.7, 0.6]
     interval = interval_of_mean(values, confidence=0.9)
