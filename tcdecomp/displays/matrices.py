@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,8 @@ WRITTEN = (20, 8)  # rows and columns of a matrix whose numbers can be read
 class MutualInfoDisplay(Display):
     """The share of each factor's entropy that each latent tells, as a matrix.
 
-    Each factor's best latent has a solid outline, the runner-up a dashed one.
+    Each factor's best latent has a solid outline, the runner-up a dashed one. The difference of
+    their shares is the factor's gap.
 
     Parameters
     ----------
@@ -48,20 +49,19 @@ class MutualInfoDisplay(Display):
 
     def _draw(self, ax: Axes) -> None:
         gap = self.gap
-        shares: NDArray[Any] = gap.mutual_info / gap.factor_entropy
         heat = ax.imshow(
-            shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+            gap.shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest"
         )
-        if all(side <= most for side, most in zip(shares.shape, WRITTEN, strict=True)):
-            for (row, column), share in np.ndenumerate(shares):
+        if all(side <= most for side, most in zip(gap.shares.shape, WRITTEN, strict=True)):
+            for (row, column), share in np.ndenumerate(gap.shares):
                 ink = "white" if share > 0.6 else "black"
                 text = f"{share:.2f}"
                 ax.text(column, row, text, color=ink, ha="center", va="center", fontsize=8)
-        if rows_fit(ax, len(shares)):  # an outline would hide a lower row
+        if rows_fit(ax, len(gap.shares)):  # an outline would hide a lower row
             self._outline(ax)
         name_columns(ax, gap.factor_names)
         name_rows(ax, gap.latent_names)
-        ax.figure.colorbar(heat, ax=ax, label="share of the factor's entropy")
+        ax.figure.colorbar(heat, ax=ax, label="share of the entropy")
         ax.set(title=f"Latents and factors, MIG {gap.score:.3f}", xlabel="factor", ylabel="latent")
 
     def _outline(self, ax: Axes) -> None:

@@ -40,6 +40,9 @@ class MutualInfoGap:
         I(z_j; v_k) of every latent with every factor, in nats.
     factor_entropy : ndarray, shape (K,)
         H(v_k), in nats.
+    shares : ndarray, shape (D, K)
+        The shares that the gaps are differences of: of the factor's entropy, with the correction,
+        or of the latent's entropy with ``convention="ubisoft"``.
     ceilings : ndarray, shape (K,)
         The largest gap that codes can have with so few bins: below 1 if a factor has more values
         than a latent has bins. The bins then merge the rarest values.
@@ -54,6 +57,7 @@ class MutualInfoGap:
     gaps: FloatArray
     mutual_info: FloatArray
     factor_entropy: FloatArray
+    shares: FloatArray
     ceilings: FloatArray
     best_latent: NDArray[np.intp]
     runner_up: NDArray[np.intp]
@@ -264,12 +268,14 @@ def mutual_info_gap(
         discrete_factors=discrete_factors,
         sample_weight=sample_weight,
     )
-    gaps, best, runner_up = _gaps(info.share if by_factor else info.share_of_latents())
+    shares = info.share if by_factor else info.share_of_latents()
+    gaps, best, runner_up = _gaps(shares)
     return MutualInfoGap(
         score=float(gaps.mean()),
         gaps=gaps,
         mutual_info=info.mutual,
         factor_entropy=info.factor,
+        shares=shares,
         ceilings=ceilings(tables),
         best_latent=best,
         runner_up=runner_up,

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from itertools import pairwise
 
 import matplotlib
@@ -90,7 +91,7 @@ def rectangles(axes):
 def test_best_latents_and_runners_up_are_outlined():
     axes = MutualInfoDisplay(GAP).plot().ax_
     shares = GAP.mutual_info / GAP.factor_entropy
-    np.testing.assert_array_equal(axes.images[0].get_array(), shares)
+    np.testing.assert_allclose(axes.images[0].get_array(), shares, rtol=1e-12)
     centres = [
         (round(p.get_y() + p.get_height() / 2), round(p.get_x() + p.get_width() / 2))
         for p in rectangles(axes)
@@ -98,6 +99,16 @@ def test_best_latents_and_runners_up_are_outlined():
     best = [(int(j), k) for k, j in enumerate(GAP.best_latent)]
     others = [(int(j), k) for k, j in enumerate(GAP.runner_up)]
     assert centres == best + others
+
+
+@pytest.mark.parametrize("option", [{"correction": "adjusted"}, {"convention": "ubisoft"}])
+def test_the_shares_that_are_drawn_have_the_gaps_of_the_score(option):
+    codes = FACTORS @ [[1, 0.4, 0], [0.3, 1, 1]] + 0.5 * RNG.standard_normal((300, 3))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* rows are few")
+        gap = mutual_info_gap(codes, FACTORS, **option)
+    drawn = np.sort(MutualInfoDisplay(gap).plot().ax_.images[0].get_array(), axis=0)
+    np.testing.assert_allclose(drawn[-1] - drawn[-2], gap.gaps, rtol=1e-12)
 
 
 def test_the_area_of_a_square_is_a_share_of_the_importance():
