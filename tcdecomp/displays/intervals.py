@@ -15,7 +15,7 @@ from tcdecomp.displays.axes import DARK, Display, ink, name_columns, name_rows
 from tcdecomp.metrics import Interval, mutual_info_gap, score_interval
 from tcdecomp.metrics.columns import warn_caller
 from tcdecomp.metrics.inputs import check_rows, read_columns
-from tcdecomp.metrics.intervals import scores_of_parts
+from tcdecomp.metrics.intervals import check_resamples, scores_of_parts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,9 +118,9 @@ class SampleSizeDisplay(Display):
         factors : array_like, shape (n, K) or (n,)
             The true factors of the same items.
         sizes : sequence of int, optional
-            By default eight sizes from n / 100, at least 50, to n.
+            From 1 to n. By default eight sizes from n / 100, at least 50, to n.
         n_resamples : int, optional
-            Subsets of each size.
+            Subsets of each size, at least 2.
         random_state : int, RandomState or None, optional
             For the subsets.
         **options
@@ -143,8 +143,17 @@ class SampleSizeDisplay(Display):
         targets = read_columns(factors, "factors", "v", vector=True)
         check_rows(latents, targets)
         n, rng = latents.shape[0], check_random_state(random_state)
+        if not callable(score):
+            raise TypeError(f"score must be a function, such as tcdecomp.mig_score; got {score!r}")
+        check_resamples(n_resamples)
         if sizes is None:
             sizes = sorted({int(s) for s in np.geomspace(min(max(n // 100, 50), n), n, 8).round()})
+
+        if outside := [size for size in sizes if not 1 <= size <= n]:
+            raise ValueError(
+                f"sizes must be from 1 to the number of rows, {n}; "
+                f"got {', '.join(map(str, outside))}"
+            )
 
         def of_rows(rows: NDArray[np.intp]) -> float:
             with warnings.catch_warnings():

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from tcdecomp.metrics.columns import warn_caller
 from tcdecomp.metrics.inputs import check_rows, read_columns, read_weight
 
-__all__ = ["Interval", "interval_of_mean", "score_interval", "scores_of_parts"]
+__all__ = ["Interval", "check_resamples", "interval_of_mean", "score_interval", "scores_of_parts"]
 
 _LARGEST = 10_000  # rows of a random part; more take longer and tell no more
 _TRIES = 4  # parts that are drawn, at most, for each that has a score
@@ -117,8 +117,7 @@ def score_interval(
     check_rows(latents, targets)
     n = latents.shape[0]
     quantile = _quantile(confidence)
-    if not (isinstance(n_resamples, int | np.integer) and n_resamples >= 2):
-        raise ValueError(f"n_resamples must be an int >= 2; got {n_resamples!r}")
+    check_resamples(n_resamples)
     weight = None if sample_weight is None else read_weight(sample_weight, n)
     rng = check_random_state(random_state)
     if "random_state" in _parameters(score):
@@ -144,6 +143,12 @@ def score_interval(
         for name, v in value.items()
     }
     return found.get("", found)
+
+
+def check_resamples(count: Any) -> None:
+    """Refuse a number of parts whose scores have no standard deviation."""
+    if not (isinstance(count, int | np.integer) and count >= 2):
+        raise ValueError(f"n_resamples must be an int >= 2; got {count!r}")
 
 
 def scores_of_parts(

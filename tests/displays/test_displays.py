@@ -155,6 +155,20 @@ def test_sizes_whose_subsets_lack_a_rare_value_have_no_point():
     assert set(GapsDisplay.from_codes(CODES, rare, n_resamples=4).gaps) == {"v0", "v1", "v2"}
 
 
+@pytest.mark.parametrize(
+    ("score", "options", "error", "message"),
+    [
+        (mig_score, {"sizes": [50, 5000]}, ValueError, "sizes must be from 1 to .* 300; got 5000$"),
+        (mig_score, {"sizes": [0]}, ValueError, "sizes must be .*; got 0$"),
+        (mig_score, {"n_resamples": 1}, ValueError, "n_resamples must be an int >= 2; got 1"),
+        ("mig", {}, TypeError, "score must be a function, such as tcdecomp.mig_score; got 'mig'"),
+    ],
+)
+def test_arguments_of_sample_sizes(score, options, error, message):
+    with pytest.raises(error, match=message):
+        SampleSizeDisplay.from_codes(score, CODES, FACTORS, **options)
+
+
 def test_logs_are_read_with_gaps_and_brackets():
     display = DISPLAYS["terms"]
     assert list(display.steps) == [0, 1]
