@@ -6,7 +6,16 @@ from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from itertools import chain, repeat
 
-__all__ = ["decimal", "html_table", "table"]
+__all__ = ["decimal", "html_table", "latex_text", "table"]
+
+_LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%_#${}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\\": r"\textbackslash{}",
+    }
+)
 
 
 def decimal(value: float) -> str:
@@ -40,3 +49,8 @@ def html_table(rows: Iterable[Sequence[str]]) -> str:
         for tag, row in zip(chain(["th"], repeat("td")), rows, strict=False)
     )
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def latex_text(text: str) -> str:
+    """Return a text for LaTeX, in which no character is a command."""
+    return text.translate(_LATEX)

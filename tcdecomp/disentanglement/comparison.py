@@ -9,7 +9,7 @@ from itertools import zip_longest
 from typing import Any, Protocol
 
 from tcdecomp._extras import needed
-from tcdecomp._text import html_table, table
+from tcdecomp._text import html_table, latex_text, table
 from tcdecomp.disentanglement.report import latex_cell
 from tcdecomp.disentanglement.scores import VALUES
 from tcdecomp.displays import ComparisonDisplay
@@ -129,10 +129,10 @@ class Comparison:
     def to_latex(self) -> str:
         """Return a LaTeX table with a row for each model and half of each interval's width."""
         names = self.names
-        lines = [" & ".join(["", *map(label_of, names)]) + r" \\ \hline"]
+        lines = [" & ".join(["", *(latex_text(label_of(name)) for name in names)]) + r" \\ \hline"]
         for model, numbers in self.models.items():
             cells = (latex_cell(numbers[name]) if name in numbers else "" for name in names)
-            lines.append(" & ".join([model, *cells]) + r" \\")
+            lines.append(" & ".join([latex_text(model), *cells]) + r" \\")
         body = "\n".join(lines)
         return f"\\begin{{tabular}}{{l{'r' * len(names)}}}\n{body}\n\\end{{tabular}}"
 

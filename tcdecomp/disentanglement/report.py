@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tcdecomp._extras import needed
-from tcdecomp._text import html_table, table
+from tcdecomp._text import html_table, latex_text, table
 from tcdecomp.disentanglement.scores import VALUES
 from tcdecomp.metrics import DCI, Interval, MutualInfoGap
 
@@ -120,7 +120,7 @@ class DisentanglementReport:
         With intervals, half of the interval's width follows the value: ``$0.65 \pm 0.01$``.
         """
         cells = (latex_cell(interval) for interval in self.scores.values())
-        return f"{name} & {' & '.join(cells)} \\\\"
+        return f"{latex_text(name)} & {' & '.join(cells)} \\\\"
 
 
 def latex_cell(interval: Interval) -> str:

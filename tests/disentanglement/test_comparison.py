@@ -105,6 +105,24 @@ def test_frames_and_latex():
     assert [row.split(" & ")[0] for row in rows] == ["aligned", "mixed"]
 
 
+def test_names_are_plain_text_in_latex():
+    class Model:
+        def numbers(self):
+            return {"a_b": Interval(0.5, math.nan, math.nan, math.nan)}
+
+    model = Model()
+    names = {"a_b": model, "b&c 5%": model, "{x}#$": model, "~^\\": model}
+    _, header, *rows, _ = compare(names).to_latex().splitlines()
+    assert header == r" & a\_b \\ \hline"
+    assert [row.rsplit(" & ", 1)[0] for row in rows] == [
+        r"a\_b",
+        r"b\&c 5\%",
+        r"\{x\}\#\$",
+        r"\textasciitilde{}\textasciicircum{}\textbackslash{}",
+    ]
+    assert report(0, confidence=None).to_latex("a_b").startswith(r"a\_b & $")
+
+
 def test_html():
     html = BOTH._repr_html_()
     assert html.count("<tr>") == 3
