@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import zip_longest
 from typing import Any, Protocol
 
@@ -37,10 +38,13 @@ class Comparison:
     Attributes
     ----------
     models : dict of str to dict of str to Interval
-        For each model its numbers by name.
+        For each model its numbers by name; NaN if some seeds lack the number.
+    notes : tuple of str
+        What differs in how the reports were computed, such as the number of items.
     """
 
     models: dict[str, dict[str, Interval]]
+    notes: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -48,10 +52,10 @@ class Comparison:
         return list(dict.fromkeys(name for numbers in self.models.values() for name in numbers))
 
     def __str__(self) -> str:
-        return table(self._rows())
+        return "\n\n".join([table(self._rows()), *self.notes])
 
     def _repr_html_(self) -> str:
-        return html_table(self._rows())
+        return html_table(self._rows()) + "".join(f"<p>{escape(note)}</p>" for note in self.notes)
 
     def _rows(self) -> list[tuple[str, ...]]:
         rows = [("", *self.models)]
@@ -61,7 +65,7 @@ class Comparison:
         return rows
 
     def _cell(self, name: str, interval: Interval | None) -> str:
-        if interval is None:
+        if interval is None or math.isnan(interval.value):
             return "- "
         value, low, high, _ = interval
         half = "" if math.isnan(low) else f" +- {(high - low) / 2:.3f}"
@@ -69,7 +73,8 @@ class Comparison:
 
     def _best(self, name: str) -> Interval | None:
         """Return the best interval of a score, if it meets no other."""
-        found = [numbers[name] for numbers in self.models.values() if name in numbers]
+        given = [numbers[name] for numbers in self.models.values() if name in numbers]
+        found = [interval for interval in given if not math.isnan(interval.value)]
         if name not in VALUES or len(found) < 2:
             return None
         best, *others = sorted(found, reverse=VALUES[name].higher)
@@ -161,7 +166,7 @@ def compare(
         From the name of a model to its report, of :func:`tcdecomp.score` or
         :func:`tcdecomp.disentanglement_report`, or to the reports of several seeds. Of several
         seeds, the table has the mean and its interval over the seeds; of one report, the interval
-        of the report.
+        of the report. If a seed lacks a number, the table has a dash.
     confidence : float, optional
         The confidence of intervals over seeds.
 
@@ -189,19 +194,52 @@ def compare(
     """
     if not isinstance(models, Mapping) or not models:
         raise TypeError(f"models must map names to reports; got {models!r:.80}")
-    return Comparison({name: _numbers(name, given, confidence) for name, given in models.items()})
+    seeds = {name: _reports(name, given) for name, given in models.items()}
+    return Comparison(
+        {name: _numbers(reports, confidence) for name, reports in seeds.items()}, _notes(seeds)
+    )
 
 
-def _numbers(name: str, given: Any, confidence: float) -> dict[str, Interval]:
+def _reports(name: str, given: Any) -> Sequence[Any]:
     reports = given if isinstance(given, Sequence) else [given]
     for report in reports:
         if not hasattr(report, "numbers"):
             raise TypeError(f"models must map names to reports; got {report!r:.80} for {name!r}")
     if not reports:
         raise ValueError(f"models must have at least one report for {name!r}; got none")
+    return reports
+
+
+def _numbers(reports: Sequence[Any], confidence: float) -> dict[str, Interval]:
     found = [report.numbers() for report in reports]
     if len(found) == 1:
         return dict(found[0])
-    shared = [key for key in found[0] if all(key in numbers for numbers in found)]
-    values = {key: [numbers[key].value for numbers in found] for key in shared}
-    return {key: interval_of_mean(seeds, confidence=confidence) for key, seeds in values.items()}
+    names = dict.fromkeys(name for numbers in found for name in numbers)
+    return {
+        name: interval_of_mean([numbers[name].value for numbers in found], confidence=confidence)
+        if all(name in numbers for numbers in found)
+        else Interval(math.nan, math.nan, math.nan, math.nan)
+        for name in names
+    }
+
+
+def _notes(models: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+    """Return a sentence for each setting that differs between reports."""
+    facts = {model: list(map(_facts, reports)) for model, reports in models.items()}
+    notes = []
+    for key in dict.fromkeys(key for found in facts.values() for fact in found for key in fact):
+        values = {
+            model: dict.fromkeys(fact[key] for fact in found if key in fact)
+            for model, found in facts.items()
+        }
+        if len({value for found in values.values() for value in found}) > 1:
+            each = (f"{' and '.join(found)} of {model}" for model, found in values.items() if found)
+            notes.append(f"The reports differ in {key}: {', '.join(each)}")
+    return tuple(notes)
+
+
+def _facts(report: Any) -> dict[str, str]:
+    """Return how a report was computed, as far as it says so."""
+    items = getattr(report, "items", None)
+    own = {"items": f"{items:,}"} if isinstance(items, int) else {}
+    return {**own, **getattr(report, "settings", {})}

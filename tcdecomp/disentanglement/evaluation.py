@@ -17,6 +17,7 @@ from tcdecomp.disentanglement.scores import (
     checked_names,
     computed,
     each_warning_once,
+    settings_of,
     tables_of,
 )
 from tcdecomp.metrics import DCI, Interval, mutual_info_gap, score_interval
@@ -25,6 +26,7 @@ from tcdecomp.metrics.inputs import check_rows, read_columns
 
 __all__ = ["disentanglement_report", "report_of"]
 
+UNDEFINED = "it is NaN, because it compares factors or active latents, and there is only one"
 MOST = 20  # latents whose pairs are few enough to be counted for an interval
 MANY = 100  # latents whose pairs are counted only if the user asks for them
 
@@ -161,11 +163,16 @@ def report_of(
                 raise
             left_out[name] = str(error)
             continue
-        values |= {key: value for key, value in numbers.items() if not math.isnan(value)}
+        for key, value in numbers.items():
+            if math.isnan(value):
+                left_out[key] = UNDEFINED
+            else:
+                values[key] = value
         dci = result if isinstance(result, DCI) else dci
     gap = mutual_info_gap(tables, correction=options.get("correction"))
     found = {key: Interval(value, math.nan, math.nan, math.nan) for key, value in values.items()}
-    return DisentanglementReport(found, None, latents.shape[0], gap, dci, left_out)
+    settings = settings_of(options)
+    return DisentanglementReport(found, None, latents.shape[0], gap, dci, left_out, settings)
 
 
 def _intervals(

@@ -36,7 +36,10 @@ class DisentanglementReport:
     dci : DCI or None
         The importance of every latent for every factor, if DCI was asked for.
     left_out : dict of str to str
-        The scores that do not exist for these codes and factors, each with the reason.
+        The scores, and parts of scores, that do not exist for these codes and factors, each with
+        the reason.
+    settings : dict of str to str
+        The options that change the scores, such as ``n_bins``, as text.
     """
 
     scores: dict[str, Interval]
@@ -45,6 +48,7 @@ class DisentanglementReport:
     gap: MutualInfoGap
     dci: DCI | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, Interval]:
         """Return the scores by name, as :func:`tcdecomp.compare` reads them."""
@@ -126,6 +130,8 @@ class DisentanglementReport:
 def latex_cell(interval: Interval) -> str:
     """Return a value, and half of its interval's width if it has an interval."""
     value, low, high, _ = interval
+    if math.isnan(value):
+        return ""
     if math.isnan(low):
         return f"${value:.2f}$"
     return rf"${value:.2f} \pm {(high - low) / 2:.2f}$"

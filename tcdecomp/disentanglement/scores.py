@@ -25,6 +25,7 @@ __all__ = [
     "checked_names",
     "computed",
     "each_warning_once",
+    "settings_of",
     "tables_of",
 ]
 
@@ -144,6 +145,18 @@ def check_options(options: Mapping[str, Any]) -> None:
     """Raise a TypeError for an option that no score has."""
     if unknown := [name for name in options if name not in OPTIONS]:
         raise TypeError(f"options must be of {', '.join(OPTIONS)}; got {', '.join(unknown)}")
+
+
+def settings_of(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return how scores are computed, by option: what the user chose, or the default."""
+    defaults = inspect.signature(metrics.mig_score).parameters
+    tables = inspect.signature(metrics.contingency_tables).parameters
+    known = {name: (tables.get(name) or defaults[name]).default for name in OPTIONS}
+    return {
+        name: repr(options.get(name, default))
+        for name, default in known.items()
+        if name != "sample_weight"
+    }
 
 
 def tables_of(codes: Columns, factors: Columns, options: Mapping[str, Any]) -> Tables:

@@ -93,6 +93,34 @@ def test_a_number_that_a_model_lacks_is_a_dash():
     assert line.split()[1] == "-"
 
 
+def test_a_number_that_a_seed_lacks_is_a_dash():
+    words = np.array(["disc", "square", "heart", "star"])[FACTORS]
+    seeds = [disentanglement_report(codes(0), v, confidence=None) for v in (FACTORS, words)]
+    table = compare({"ours": seeds})
+    (line,) = [line for line in str(table).splitlines() if line.startswith("MCC")]
+    assert line.split() == ["MCC", "-"]
+    assert math.isnan(table.models["ours"]["mcc"].value)
+    assert "nan" not in table.to_latex()
+    other = compare({"ours": seeds, "one": seeds[:1], "half": report(0, confidence=None)})
+    assert "*" not in next(line for line in str(other).splitlines() if line.startswith("MCC"))
+
+
+def test_reports_that_were_computed_differently():
+    few = disentanglement_report(codes(0)[:300], FACTORS[:300], n_bins=5, confidence=None)
+    many = disentanglement_report(codes(0), FACTORS, n_bins=20, confidence=None)
+    table = compare({"few": few, "many": many, "default": report(0, confidence=None)})
+    assert table.notes == (
+        "The reports differ in items: 300 of few, 400 of many, 400 of default",
+        "The reports differ in n_bins: 5 of few, 20 of many, 20 of default",
+    )
+    assert str(table).endswith("\n\n".join(table.notes))
+    assert table.notes[1] in table._repr_html_()
+    assert BOTH.notes == ()
+    assert compare({"both": [few, many]}).notes[0] == (
+        "The reports differ in items: 300 and 400 of both"
+    )
+
+
 def test_frames_and_latex():
     frame = BOTH.to_frame()
     assert frame.index.tolist() == ["aligned", "mixed"]

@@ -172,6 +172,13 @@ def test_scores_that_do_not_exist_are_left_out_with_the_reason():
     assert set(single.left_out) == {"modularity", "pairwise_information"}
 
 
+def test_parts_that_do_not_exist_are_left_out_with_the_reason():
+    report = disentanglement_report(CODES, FACTORS[:, 0], scores=["infomec"], **PLAIN)
+    assert set(report.scores) == {"infomec_explicitness", "infomec_compactness"}
+    assert set(report.left_out) == {"infomec_modularity"}
+    assert "no infomec_modularity: it is NaN, because" in str(report)
+
+
 def test_a_score_that_is_named_must_exist():
     with pytest.raises(TypeError, match="factors must hold real numbers"):
         disentanglement_report(CODES, WORDS, scores=["mig", "mcc"], **PLAIN)
