@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from tcdecomp._extras import needed
 from tcdecomp._text import html_table, latex_text, table
-from tcdecomp.disentanglement.report import latex_cell
+from tcdecomp.disentanglement.report import half_width, latex_cell
 from tcdecomp.disentanglement.scores import VALUES
 from tcdecomp.displays import ComparisonDisplay
 from tcdecomp.displays.axes import new_figure
@@ -67,8 +67,8 @@ class Comparison:
     def _cell(self, name: str, interval: Interval | None) -> str:
         if interval is None or math.isnan(interval.value):
             return "- "
-        value, low, high, _ = interval
-        half = "" if math.isnan(low) else f" +- {(high - low) / 2:.3f}"
+        value, low, _, _ = interval
+        half = "" if math.isnan(low) else f" +- {half_width(interval):.3f}"
         return f"{value:.3f}{half}{'*' if interval is self._best(name) else ' '}"
 
     def _best(self, name: str) -> Interval | None:

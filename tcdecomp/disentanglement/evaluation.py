@@ -13,6 +13,7 @@ from tcdecomp._progress import progress
 from tcdecomp.disentanglement.report import DisentanglementReport
 from tcdecomp.disentanglement.scores import (
     FAST,
+    VALUES,
     check_options,
     checked_names,
     computed,
@@ -193,4 +194,4 @@ def _intervals(
         return make_dataclass("Numbers", [(name, float) for name in values])(**values)
 
     found: dict[str, Interval] = score_interval(numbers, codes, factors, **resampling, **options)  # type: ignore[arg-type]
-    return found
+    return {name: VALUES[name].within(interval) for name, interval in found.items()}

@@ -16,7 +16,7 @@ from tcdecomp._text import html_table, latex_text, table
 from tcdecomp.disentanglement.scores import VALUES
 from tcdecomp.metrics import DCI, Interval, MutualInfoGap
 
-__all__ = ["DisentanglementReport", "latex_cell"]
+__all__ = ["DisentanglementReport", "half_width", "latex_cell"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class DisentanglementReport:
     def rows(self) -> list[tuple[str, ...]]:
         """Return the cells of the table, with the header first."""
         rows: list[tuple[str, ...]] = [
-            ("score", "value", f"{self.confidence or 0:.0%} interval", "better", "here")
+            ("score", "value", f"{100 * (self.confidence or 0):g}% interval", "better", "here")
         ]
         for name, (value, low, high, _) in self.scores.items():
             kind = VALUES[name]
@@ -129,12 +129,17 @@ class DisentanglementReport:
 
 def latex_cell(interval: Interval) -> str:
     """Return a value, and half of its interval's width if it has an interval."""
-    value, low, high, _ = interval
+    value, low, _, _ = interval
     if math.isnan(value):
         return ""
     if math.isnan(low):
         return f"${value:.2f}$"
-    return rf"${value:.2f} \pm {(high - low) / 2:.2f}$"
+    return rf"${value:.2f} \pm {half_width(interval):.2f}$"
+
+
+def half_width(interval: Interval) -> float:
+    """Return how far an interval reaches, on the side where the range of the score allows more."""
+    return max(interval.high - interval.value, interval.value - interval.low)
 
 
 def _plain(number: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch
 
 from tcdecomp import metrics
 from tcdecomp.dataset import density_mig_score
-from tcdecomp.metrics import Tables
+from tcdecomp.metrics import Interval, Tables
 from tcdecomp.metrics.columns import Columns
 from tcdecomp.metrics.tables import TableOptions
 
@@ -41,11 +42,20 @@ class Value(NamedTuple):
         What a value says, in one sentence with a place for the value.
     higher : bool
         Whether a higher value is better.
+    lowest : float
+        The lowest possible value. The highest is 1.
     """
 
     label: str
     says: str
     higher: bool = True
+    lowest: float = 0.0
+
+    def within(self, interval: Interval) -> Interval:
+        """Return an interval without the values that no score has."""
+        # NaN stays, because it stands first
+        low, high = max(interval.low, self.lowest), min(interval.high, 1.0)
+        return interval._replace(low=low, high=high)
 
 
 VALUES = {
@@ -58,7 +68,11 @@ VALUES = {
     "jemmig": Value("JEMMIG", "{:.0%} of the way to latents that hold one factor and nothing else"),
     "modularity": Value("modularity", "latents prefer one factor by {:.0%}"),
     "mcc": Value("MCC", "matched latents and factors correlate by {:.2f}"),
-    "linear_r2": Value("linear R2", "a linear map of the latents explains {:.0%} of the variance"),
+    "linear_r2": Value(
+        "linear R2",
+        "a linear map of the latents explains {:.0%} of the variance",
+        lowest=-math.inf,
+    ),
     "pairwise_information": Value(
         "pairwise MI", "two latents share {:.0%} of the smaller entropy on average", higher=False
     ),

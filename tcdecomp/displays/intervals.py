@@ -65,7 +65,8 @@ class GapsDisplay(Display):
             return numbers(*map(float, mutual_info_gap(codes, factors, **own).gaps))
 
         found = score_interval(gaps, codes, factors, confidence=confidence, **options)
-        return cls(dict(zip(names, found.values(), strict=True)))
+        clipped = (i._replace(low=max(i.low, 0), high=min(i.high, 1)) for i in found.values())
+        return cls(dict(zip(names, clipped, strict=True)))
 
     def _draw(self, ax: Axes) -> None:
         intervals = list(self.gaps.values())

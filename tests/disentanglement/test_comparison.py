@@ -51,6 +51,7 @@ def test_intervals_that_meet_have_no_best():
 
     far, near, bare = Model(0.9, 0.8, 1.0), Model(0.7, 0.5, 0.85), Model(0.79)
     assert "0.900 +- 0.100*" in str(compare({"far": far, "bare": bare}))
+    assert "0.950 +- 0.100" in str(compare({"clipped": Model(0.95, 0.85, 1.0)}))
     assert "*" not in str(compare({"far": far, "near": near}))
     assert "*" not in str(compare({"near": near, "bare": bare}))
     assert "*" not in str(compare({"far": far, "near": near, "bare": bare}))

@@ -116,6 +116,7 @@ def test_intervals_are_those_of_score_interval():
     report = disentanglement_report(CODES, FACTORS, scores=["mig"], **QUICK)
     want = metrics.score_interval(metrics.mig_score, CODES, FACTORS, **options)
     assert report.scores["mig"] == pytest.approx(want, abs=1e-12)
+    assert want.high < 1
     assert report.confidence == 0.95
 
 
@@ -123,6 +124,18 @@ def test_a_value_of_one_row_leaves_the_intervals():
     rare = np.column_stack([FACTORS, np.arange(len(FACTORS)) == 7])
     report = disentanglement_report(CODES, rare, n_resamples=4)
     assert not any(math.isnan(interval.low) for interval in report.scores.values())
+
+
+def test_intervals_stay_in_the_range_of_the_score():
+    codes = FACTORS[:40] + 0.5 * np.random.default_rng(3).standard_normal((40, 2))
+    options = {"n_bins": 5, "correction": "miller-madow", "n_resamples": 20, "confidence": 0.999}
+    report = disentanglement_report(codes, FACTORS[:40], **options)
+    for name, (_, low, high, _) in report.scores.items():
+        assert high <= 1
+        assert low >= (-math.inf if name == "linear_r2" else 0)
+    wide = metrics.score_interval(metrics.mig_score, codes, FACTORS[:40], random_state=0, **options)
+    assert not 0 <= wide.low <= wide.high <= 1
+    assert "99.9% interval" in str(report)
 
 
 def test_slow_scores_have_no_interval():
