@@ -114,11 +114,13 @@ class Comparison:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If no model has a number of that name.
+            If no model has a number of that name, or there is no name.
         """
         chosen = self.names if names is None else list(names)
         if unknown := [name for name in chosen if name not in self.names]:
             raise ValueError(f"names must be of {', '.join(self.names)}; got {', '.join(unknown)}")
+        if not chosen:
+            raise ValueError("names must have at least one name; got none")
         columns = min(4, len(chosen))
         rows = math.ceil(len(chosen) / columns)
         size = 3.2 * columns, (0.9 + 0.4 * len(self.models)) * rows

@@ -13,6 +13,7 @@ from tcdecomp._progress import progress
 from tcdecomp.disentanglement.report import DisentanglementReport
 from tcdecomp.disentanglement.scores import (
     FAST,
+    SCORES,
     VALUES,
     check_options,
     checked_names,
@@ -102,6 +103,11 @@ def disentanglement_report(
     """
     check_options(options)
     names = checked_names(scores, densities=logvar is not None)
+    if not names:
+        raise ValueError(
+            f"scores must have at least one name of {', '.join(SCORES)}; got none. scores=None "
+            "computes the fast ones"
+        )
     latents = read_columns(codes, "codes", "z")
     targets = read_columns(factors, "factors", "v", vector=True)
     check_rows(latents, targets)

@@ -58,6 +58,11 @@ class TermsDisplay(Display):
             "train/" or "val/", for example.
         steps : sequence of float, optional
             By default 0, 1, ...
+
+        Raises
+        ------
+        ValueError
+            If no record has a term with this prefix.
         """
         rows = list(records)
         names = [f"{term}{end}" for term in TERM_LABELS for end in ("", "_low", "_high")]
@@ -66,6 +71,12 @@ class TermsDisplay(Display):
             for name in names
             if any(prefix + name in row for row in rows)
         }
+        if not values:
+            found = ", ".join(dict.fromkeys(str(key) for row in rows for key in row)) or "none"
+            raise ValueError(
+                f"records must have terms, such as {prefix + 'kl'!r}; got the keys {found}. "
+                "prefix= is what stands before the terms"
+            )
         return cls(list(range(len(rows)) if steps is None else steps), values)
 
     def _draw(self, ax: Axes) -> None:

@@ -87,9 +87,10 @@ class TraversalDisplay(Display):
         images = decoder(codes.flatten(0, 1))
         if to_images is not None:
             images = to_images(images)
-        if images.dim() == 4 and images.shape[1] in (1, 3):
+        has_channels = images.dim() == 4 and images.shape[1] in (1, 3)
+        if has_channels:
             images = images.movedim(1, -1).squeeze(-1)
-        if images.dim() < 3 or images.shape[2] == 1:
+        if not (has_channels or images.dim() == 3) or images.shape[2] == 1:
             raise ValueError(
                 "decoder must return images (M, C, height, width) with C = 1 or 3, or (M, height, "
                 f"width); got shape {tuple(images.shape)}. to_images= converts its output"

@@ -168,6 +168,8 @@ def test_a_panel_for_each_number():
     assert texts == pytest.approx(values, abs=5.1e-4)
     with pytest.raises(ValueError, match="names must be of mig, pairwise_information; got fid"):
         BOTH.plot(["fid"])
+    with pytest.raises(ValueError, match="names must have at least one name; got none"):
+        BOTH.plot([])
 
 
 @pytest.mark.parametrize(

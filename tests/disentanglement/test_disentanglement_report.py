@@ -201,6 +201,7 @@ def test_a_score_that_is_named_must_exist():
     ("codes", "factors", "options", "error", "text"),
     [
         (CODES, FACTORS[:9], {}, ValueError, "600 and 9 rows"),
+        (CODES, FACTORS, {"scores": []}, ValueError, "scores must have at least one name of mig,"),
         (CODES * np.nan, FACTORS, {}, ValueError, "codes must have no NaN"),
         (CODES, 0 * FACTORS, {}, ValueError, "factors must take at least two values"),
         (CODES, FACTORS, {"scores": ["mig", "fid"]}, ValueError, "scores must be 'all' or .* fid"),

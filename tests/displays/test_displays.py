@@ -182,6 +182,14 @@ def test_logs_are_read_with_gaps_and_brackets():
     assert len(axes.collections) == 1
 
 
+def test_logs_without_terms():
+    logs = [{"val/kl": 5.0}, {"loss": 1.0}]
+    with pytest.raises(ValueError, match=r"such as .train/kl.; got the keys val/kl, loss"):
+        TermsDisplay.from_logs(logs, prefix="train/")
+    with pytest.raises(ValueError, match="got the keys none"):
+        TermsDisplay.from_logs([])
+
+
 def test_traversals_are_ordered_by_kl_and_move_one_latent_each():
     display = TraversalDisplay.from_decoder(decoder, MU, LOGVAR, item=3, steps=5, rows=2)
     kl = 0.5 * (MU.square() + LOGVAR.exp() - 1 - LOGVAR).mean(0)
@@ -203,6 +211,11 @@ def test_colour_images_and_outputs_that_must_be_converted():
     assert TraversalDisplay.from_decoder(colour, MU, LOGVAR).images.shape == (3, 7, 4, 4, 3)
     with pytest.raises(ValueError, match=r"got shape \(21, 3\). to_images= converts its output"):
         TraversalDisplay.from_decoder(lambda z: z, MU, LOGVAR)
+    for width in (3, 4):
+        with pytest.raises(ValueError, match=rf"got shape \(21, 2, 5, {width}\)"):
+            TraversalDisplay.from_decoder(
+                lambda z, w=width: z.new_zeros(len(z), 2, 5, w), MU, LOGVAR
+            )
     display = TraversalDisplay.from_decoder(
         lambda z: z, MU, LOGVAR, to_images=lambda output: output[:, None].expand(-1, 2, -1)
     )
