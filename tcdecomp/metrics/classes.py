@@ -95,7 +95,7 @@ def check_classes(
         raise ValueError(
             f"{argument} look continuous in {list_names(suspects)}: floats with more "
             f"distinct values than a fifth of the {n} rows, and each value would be a class. If "
-            f"they are quantities, {as_numbers}"
+            f"they are quantities, {as_numbers}{_order(argument)}"
         )
     if n > 10 and (suspects := [name for name, found in named.items() if len(found) == n]):
         raise ValueError(
@@ -105,6 +105,10 @@ def check_classes(
         )
     for name, found in named.items():
         _warn_of_rounding(argument, name, found.values)
+
+
+def _order(argument: str) -> str:
+    return ". Or are codes and factors in the wrong order?" if argument == "factors" else ""
 
 
 def _find(argument: str, name: str, array: NDArray[Any]) -> Classes:

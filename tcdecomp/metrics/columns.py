@@ -66,6 +66,8 @@ class Columns:
         """
         for name, array in zip(self.names, self.arrays, strict=True):
             if array.dtype.kind not in "biuf":
+                if self.argument == "codes" and _are_numerals(array):
+                    remedy = ". The strings are numbers: pass numpy.asarray(codes, float)"
                 raise TypeError(
                     f"{self.argument} must hold real numbers; got dtype {array.dtype} in {name!r}"
                     f"{'' if array.dtype.kind in 'cV' else remedy}"
@@ -97,6 +99,17 @@ def warn_caller(text: str) -> None:
     while frame.f_back and frame.f_globals.get("__name__", "").startswith("tcdecomp"):
         frame, level = frame.f_back, level + 1
     warnings.warn(text, stacklevel=level)
+
+
+def _are_numerals(array: NDArray[Any]) -> bool:
+    """Tell whether an array holds strings that are numbers."""
+    if array.dtype.kind not in "OSUT" or not all(isinstance(v, str | bytes) for v in array):
+        return False
+    try:
+        array.astype(float)
+    except ValueError:
+        return False
+    return True
 
 
 def _any_missing(array: NDArray[Any]) -> bool:

@@ -54,7 +54,9 @@ def check_rows(codes: Columns, factors: Columns) -> None:
     n, n_factors = codes.shape[0], factors.shape[0]
     if n != n_factors:
         remedy = ""
-        if n in factors.shape or n_factors == 2:
+        if codes.shape[1] == n_factors:
+            remedy = ". The codes look transposed: they need shape (n, D). Pass codes.T"
+        elif n in factors.shape or n_factors == 2:
             remedy = (
                 f". An array of shape {factors.shape}, such as a transposed array or the edge list "
                 "of a graph, holds no factors: they need shape (n, K)"

@@ -119,7 +119,22 @@ BAD_ARRAYS = {
         r"^codes must hold real numbers; got dtype complex128 in 'z0'$",
     ),
     "complex tensor": ({"codes": torch.tensor(Z * 1j).conj()}, TypeError, r"got dtype complex128"),
-    "strings for codes": ({"codes": Z.astype(str)}, TypeError, r"^codes must .* got dtype <U"),
+    "strings for codes": (
+        {"codes": Z.astype(str)},
+        TypeError,
+        r"^codes must .* got dtype <U\d+ in 'z0'\. The strings are numbers: pass numpy.asarray\(",
+    ),
+    "words for codes": (
+        {"codes": np.where(Z > 0, "a", "b")},
+        TypeError,
+        r"^codes must hold real numbers; got dtype <U1 in 'z0'(, which|$)",
+    ),
+    "transposed codes": (
+        {"codes": Z.T, "factors": FACTORS},
+        ValueError,
+        r"each; got 3 and 60 rows\. The codes look transposed: they need shape \(n, D\)\. Pass "
+        r"codes\.T$",
+    ),
     "one string in codes": (
         {"codes": [*Z[1:].tolist(), [0.1, "0.2", 0.3]]},
         TypeError,
@@ -210,7 +225,8 @@ BAD_FACTORS = {
         {"factors": np.column_stack([V, UNIT])},
         r"^factors look continuous in 'v1': floats with more distinct values than a fifth of the "
         r"60 rows, .* If they are quantities, (pass discrete_factors=False, or a list with one "
-        r"bool per factor|bin that column first, for example with numpy.digitize: .* classes)$",
+        r"bool per factor|bin that column first, for example with numpy.digitize: .* classes)"
+        r"\. Or are codes and factors in the wrong order\?$",
     ),
     "continuous where marked": (
         {"factors": np.column_stack([UNIT, UNIT]), "discrete_factors": [False, True]},
