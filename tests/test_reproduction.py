@@ -317,6 +317,24 @@ def test_the_table_survives_an_interruption(tmp_path):
     assert (row["mig"], row["mig_density"], row["method"]) == ("0.123457", "0.25", "VAE")
 
 
+def test_two_processes_keep_each_others_rows(tmp_path):
+    one, other = Table(tmp_path / "results.csv"), Table(tmp_path / "results.csv")
+    run = runs("squares", [0, 1])
+    one.add(next(run), {"mig": 0.5})
+    other.add(next(run), {"mig": 0.6})
+    assert [row["mig"] for row in Table(one.path)] == ["0.5", "0.6"]
+
+
+def test_runs_of_other_lengths_need_a_table_of_their_own(capsys):
+    with pytest.raises(SystemExit):
+        main(["--steps", "5"])
+    assert "--steps needs --output" in capsys.readouterr().err
+
+
+def test_a_part_without_rows_has_no_table():
+    assert not any(TABLES[name](summary.load(RESULTS).iloc[:0]) for name in ("in-short", "squares"))
+
+
 @pytest.mark.parametrize(
     ("names", "weights"),
     [

@@ -52,6 +52,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.parts is None:
         options.parts = GENERATED + ["dsprites"] * (options.data is not None)
+    if options.steps is not None and options.output == HERE:
+        parser.error(
+            "--steps needs --output DIR: runs of other lengths do not belong in this table"
+        )
     if "dsprites" in options.parts and options.data is None:
         parser.error("the part dsprites needs --data FILE")
     return options
@@ -73,7 +77,7 @@ def advance(run: Run, table: Table, options: argparse.Namespace) -> None:
         images, _ = images_of(run.data, options)
         with np.load(kept) as arrays:
             trained = Trained(**{name: arrays[name] for name in arrays})
-        table.add(run, scores(trained, images))
+        table.add(run, scores(trained, images) | {"scored_with": conditions()["versions"]})
 
 
 LOADED: dict[str, tuple[Images, Recipe]] = {}

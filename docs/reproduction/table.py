@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -50,10 +51,13 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: dict[str, Row] = {}
-        if path.is_file():
-            with path.open(newline="") as file:
-                self.rows = {row["key"]: row for row in csv.DictReader(file)}
+        self.rows = self._stored()
+
+    def _stored(self) -> dict[str, Row]:
+        if not self.path.is_file():
+            return {}
+        with self.path.open(newline="") as file:
+            return {row["key"]: row for row in csv.DictReader(file)}
 
     def __contains__(self, run: Run) -> bool:
         return run.key in self.rows
@@ -64,12 +68,14 @@ class Table:
     def add(self, run: Run, results: Row) -> None:
         """Add a run's row, or replace what the row has of these results, and write the file.
 
-        The new file takes the place of the old one at once: an interruption loses no row.
+        The new file takes the place of the old one at once: an interruption loses no row. Rows
+        that another process has added since are kept.
         """
+        self.rows |= self._stored()
         before = self.rows.get(run.key, {"key": run.key} | asdict(run))
         self.rows[run.key] = before | results
         columns = list(dict.fromkeys(name for row in self for name in row))
-        draft = self.path.with_suffix(".part")
+        draft = self.path.with_suffix(f".part{os.getpid()}")
         with draft.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
             writer.writeheader()

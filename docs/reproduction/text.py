@@ -115,9 +115,8 @@ def comparisons(frame: pd.DataFrame) -> str:
     return markdown(["this", "against", *DIFFERENCE], rows)
 
 
-def in_short(frame: pd.DataFrame) -> str:
+def in_short(squares: pd.DataFrame) -> str:
     """Return what the runs on squares show, a line for each comparison."""
-    squares = of(frame, part="squares")
     one = CHAMPION, 6.0
     pairs = [(one, ("VAE", 1.0)), (one, ("beta-VAE", 6.0)), *bests(squares)]
     return "\n".join(line(squares, *pair) for pair in pairs)
@@ -193,7 +192,7 @@ def still_open(frame: pd.DataFrame) -> str:
 
 
 TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
-    "in-short": in_short,
+    "in-short": part("squares", in_short),
     "squares": part("squares", results),
     "squares-comparisons": part("squares", comparisons),
     "objects": part("objects", results),
