@@ -84,9 +84,10 @@ class Lattices:
         Raises
         ------
         TooLongError
-            If the tables would have too many lattice points.
+            If the tables would have too many lattice points, or points too far from 0 for float64.
         """
         mu, logvar, rows = (t.detach().to(self.table.device) for t in (mu, logvar, rows))
+        _check_distance(mu, logvar, self)
         weight = None if weight is None else weight.to(self.table.device)
         blocks, first, last = _blocks(mu), self.first.clone(), self.last.clone()
 
@@ -206,18 +207,42 @@ def _check_length(first: Tensor, last: Tensor, of: Lattices) -> None:
     on_grids = FINER * of.latents * (span / finest).max().item()
     if max(points, on_grids) * of.classes <= of.largest:
         return
-    # With standard deviations of at least this: the bands' steps are a geometric series.
-    per_deviation = max(
-        span.sum().item() / (1 - 2 ** (-1 / PER_OCTAVE)), FINER * of.latents * span.max().item()
-    )
-    deviation = 1.25 * PER_STD * per_deviation * of.classes / of.largest
     j = int((span / finest).argmax())
     size = 8 * max(points, on_grids) * of.classes / 2**30
     raise TooLongError(
         f"logvar must not be so small beside the range of mu: latent {j} has means over a range of "
         f"{span[j].item():.3g} and a standard deviation of {PER_STD * finest[j].item():.2g}, which "
-        f"would take {size:.1g} GiB of memory. Pass logvar.clamp(min={2 * math.log(deviation):.1f})"
+        f"would take {size:.1g} GiB of memory. {_remedy(_least_for_memory(span, of))}"
     )
+
+
+def _check_distance(mu: Tensor, logvar: Tensor, of: Lattices) -> None:
+    """Refuse means at which float64 does not tell lattice points apart."""
+    per_size = PER_STD * 2 ** (1 / PER_OCTAVE) / FARTHEST  # a band reaches down to a smaller step
+    mu, deviation = mu.double(), (0.5 * logvar.double()).exp()
+    if not (far := mu.abs() * per_size > deviation).any():
+        return
+    row, j = far.nonzero()[0].tolist()
+    least = max(
+        1.05 * per_size * mu.abs().max().item(), _least_for_memory(mu.amax(0) - mu.amin(0), of)
+    )
+    raise TooLongError(
+        f"logvar must not be so small beside mu: latent {j} has a mean of {mu[row, j].item():.4g} "
+        f"and a standard deviation of {deviation[row, j].item():.2g}, which is too small for "
+        f"float64 there. {_remedy(least)}"
+    )
+
+
+def _least_for_memory(span: Tensor, of: Lattices) -> float:
+    """Return the least standard deviation for which memory lasts, by the ranges of the means."""
+    per_deviation = max(  # the bands' steps are a geometric series
+        span.sum().item() / (1 - 2 ** (-1 / PER_OCTAVE)), FINER * of.latents * span.max().item()
+    )
+    return 1.25 * PER_STD * per_deviation * of.classes / of.largest
+
+
+def _remedy(deviation: float) -> str:
+    return f"Pass logvar.clamp(min={2 * math.log(deviation):.1f})"
 
 
 @contextmanager
@@ -260,7 +285,7 @@ def _places(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     mu, logvar = mu.double(), logvar.double()
     band = (logvar * (0.5 * PER_OCTAVE / math.log(2))).floor()
     log_step = band * (math.log(2) / PER_OCTAVE) - math.log(PER_STD)
-    position = (mu / log_step.exp()).clamp(-FARTHEST, FARTHEST)
+    position = mu / log_step.exp()
     variance = (logvar - 2 * log_step).exp() - FALL
     first = position.floor().long() - (WEIGHTS // 2 - 1)
     return LOWEST + band.long(), first, position, variance

@@ -260,6 +260,17 @@ def test_standard_deviations_without_bound_are_refused_with_a_remedy():
     np.testing.assert_allclose(gap.mutual_info[1], gap.factor_entropy, atol=1e-3)
 
 
+@pytest.mark.parametrize("logvar", [-70.0, -75.0, -200.0])
+@pytest.mark.parametrize("start", [0.0, 1.0, -4.0])
+def test_standard_deviations_too_small_for_float64_are_refused_with_a_remedy(start, logvar):
+    factors = torch.arange(40) % 4
+    mu, logvar = factors.double()[:, None] + start, torch.full((40, 1), logvar).double()
+    with pytest.raises(ValueError, match="logvar must not be so small beside") as raised:
+        density_mig_score(mu, logvar, factors)
+    low = float(re.search(r"clamp\(min=(.*?)\)", str(raised.value))[1])
+    assert density_mig_score(mu, logvar.clamp(min=low), factors) == pytest.approx(1, abs=1e-6)
+
+
 @pytest.mark.parametrize("rows_before", [0, 15])
 def test_a_refused_batch_leaves_nothing_behind(rows_before):
     mu, logvar, factors = draw(0)
