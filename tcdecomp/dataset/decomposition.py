@@ -75,7 +75,8 @@ def decompose_dataset(
     ----------
     mu, logvar : Tensor, shape (N, D)
         Means and log-variances of all N items' posteriors, on the device that is to do the work.
-        Half precision is raised to float32.
+        Half precision is raised to float32, and float32 to float64 where a standard deviation is
+        below 64 floats' distance at its mean.
     condition : Tensor, shape (N,), integer, optional
         A label for each item. q(z|c) is decomposed for each label c from its items, and the terms
         are averaged over items. Each label gets its share of the samples, at least 100.
@@ -101,8 +102,9 @@ def decompose_dataset(
     TypeError
         If an argument has the wrong type.
     ValueError
-        If the shapes differ, a value is not finite, ``num_samples`` is too small, or the prior
-        does not factorise or has no closed-form KL.
+        If the shapes differ, a value is not finite, a standard deviation is too small for float64
+        at its mean, ``num_samples`` is too small, or the prior does not factorise or has no
+        closed-form KL.
 
     References
     ----------

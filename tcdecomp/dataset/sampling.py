@@ -32,6 +32,7 @@ __all__ = ["sample_densities"]
 POINTS = 1024  # samples at a time, and fewer in a large data set:
 PAIRS = 2**29  # of samples and items between two steps of the progress bar
 MANY = 2**20  # pairs
+STEPS = 64  # of floats at mu in a standard deviation: fewer change a log-density by over 1e-5
 
 
 def sample_densities(
@@ -92,7 +93,23 @@ def _all_rows(
     warn_always("logvar", doubt_of_logvar(own.logvar))
     both = torch.cat([own.mu, own.logvar], 1)
     mu, logvar = division.rows(both, {"num_samples": samples}).chunk(2, dim=1)
-    return Posterior(mu, mu, logvar), factors
+    return _told_apart(mu, logvar), factors
+
+
+def _told_apart(mu: Tensor, logvar: Tensor) -> Posterior:
+    """Return the posteriors in a dtype that tells samples from their means, or refuse them."""
+    least = STEPS * torch.finfo(mu.dtype).eps * mu.abs()
+    if not (coarse := (0.5 * logvar).exp() < least).any():
+        return Posterior(mu, mu, logvar)
+    if mu.dtype == torch.float32 and mu.device.type != "mps":  # which has no float64
+        return _told_apart(mu.double(), logvar.double())
+    row, column = coarse.nonzero()[0].tolist()
+    floor = math.ceil(20 * math.log(least.max().item())) / 10
+    raise ValueError(
+        f"logvar must not be so small that samples round to mu in {mu.dtype}; got logvar "
+        f"{logvar[row, column].item():.4g} beside mu {mu[row, column].item():.4g} at row {row}, "
+        f"column {column}. Pass logvar.clamp(min={floor})"
+    )
 
 
 def _divided(

@@ -191,6 +191,31 @@ def test_samples_far_from_their_means_are_summed_exactly():
     assert off[3:].max() < 1e-12
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("logvar", [-30.0, -34.0, -44.0])
+def test_standard_deviations_near_the_distance_of_floats(logvar, dtype):
+    """If z rounded to mu, log q(z) would be too high by D/2 nats, with a standard error of 0."""
+    mu = 20 + 3 * torch.randn(200, 2, generator=generator())
+    moments = mu.to(dtype), torch.full((200, 2), logvar, dtype=dtype)
+    terms, error, _ = decompose_dataset(*moments, num_samples=6000, generator=generator())
+    far = 5 * error.index_code_mi + 1e-3
+    assert abs(terms.index_code_mi - math.log(200)) < far < 0.1
+    assert_close(terms.sampled_kl, terms.kl)
+
+
+@pytest.mark.parametrize("logvar", [-66.0, -120.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_standard_deviations_below_the_distance_of_floats_are_refused(logvar, dtype):
+    mu = (20 + 3 * torch.randn(50, 2, generator=generator())).to(dtype)
+    logvar = torch.full((50, 2), logvar, dtype=dtype)
+    text = f"logvar {logvar[0, 0].item():.4g} beside mu {mu[0, 0].item():.4g} at row 0, column 0"
+    with pytest.raises(ValueError, match=re.escape(text)) as raised:
+        decompose_dataset(mu, logvar, num_samples=100)
+    low = float(re.search(r"clamp\(min=(.*?)\)", str(raised.value))[1])
+    terms, _, _ = decompose_dataset(mu, logvar.clamp(min=low), num_samples=2000)
+    assert abs(terms.index_code_mi - math.log(50)) < 0.1
+
+
 def test_without_one_grid_for_all_the_marginals_are_sampled():
     mu, logvar = data_set(3, 60, 2)
     logvar[0] = -60.0
