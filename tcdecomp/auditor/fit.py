@@ -58,7 +58,7 @@ class Findings:
     generator: Generator  # of further batches
     pairs: Pairs  # the batches and the answers
     change: float  # the largest relative change of an answer when a batch is repeated
-    always_zero: Tensor  # (answers,): which are 0 even for posteriors far apart
+    constant: Tensor  # (answers,): which are the same for every batch
     uses_size: bool  # whether the answers depend on N
     known: Explanation | None = None  # the form that reproduces the answers
     axes: Explanation | None = None  # the form for D = 1, if dimensions are treated differently
@@ -110,7 +110,7 @@ class Findings:
     @property
     def clamped(self) -> Tensor:
         """Which answers are exactly 0 where the form has another value; for D = 1, TC is 0."""
-        clamped = torch.zeros_like(self.always_zero)
+        clamped = torch.zeros_like(self.constant)
         for probe, answer in self.pairs:
             if self.known:
                 off = relative_errors(answer.values, self.form.predict(probe))
@@ -126,12 +126,12 @@ def search(subject: Subject, generator: Generator) -> Findings:
     drawn = [probe for _ in range(batches) for probe in ordinary(generator)]
     pairs = [(probe, subject.read(probe)) for probe in map(subject.rounded, drawn)]
     changes = partial(_changes, subject, pairs)
-    zero = [answer.values == 0 for probe, answer in pairs if probe.shape[1] > 1]
-    zero.append(subject.read(apart(4, 1000, dim=2)).values == 0)
+    values = [answer.values for probe, answer in pairs if probe.shape[1] > 1]
+    constant = (torch.stack(values) == subject.read(apart(4, 1000, dim=2)).values).all(0)
     uses_size = bool(changes(lambda p: replace(p, dataset_size=3 * p.dataset_size)).max() > 0)
     again = changes(lambda probe: probe).max().item()
-    findings = Findings(subject, generator, pairs, again, torch.stack(zero).all(0), uses_size)
-    if not findings.repeatable or findings.always_zero.any():
+    findings = Findings(subject, generator, pairs, again, constant, uses_size)
+    if not findings.repeatable or findings.constant.any():
         return findings  # there is no one form
     accepted = (PRECISE, COARSE) if _rounds(subject, pairs) else (PRECISE,)
     for fit in (Fit(subject, pairs, error) for error in accepted):

@@ -132,7 +132,7 @@ def unknown(findings: Findings) -> Iterator[Verdict]:
             "module, eval() may do that.",
             {"largest relative change": findings.change},
         )
-    if findings.always_zero.any():
+    if findings.constant.any():
         return  # which has a verdict of its own
     wrong = " ".join(_wrong(findings))
     yield (fault if wrong else remark)(
@@ -151,6 +151,9 @@ def _wrong(findings: Findings) -> Iterator[str]:
         yield "No weights of MI, TC and DWKL fit." if findings.repeatable else "The loss changes."
         return
     # If the code does not use N, then its own weight must be 1/N for one N.
+    if not (findings.weights and findings.weights[0].own):
+        yield "The weights are wrong."
+        return
     fixed = None if findings.uses_size else 1 / findings.weights[0].own
     right = replace(findings.subject.right, fixed=fixed)
     if findings.repeatable:  # else single answers are noisy
@@ -242,14 +245,16 @@ def _with_sum(answers: Tensor) -> Tensor:
 
 
 def clamped(findings: Findings) -> Iterator[Verdict]:
-    """Check whether answers are clamped at 0."""
-    if findings.always_zero.any():
-        yield fault(
-            "always 0",
-            f"Exactly 0 for every batch: {names_of(findings.always_zero)}.",
-            "Return all three terms. Do not clamp them from above.",
-        )
-    elif findings.clamped.any():
+    """Check whether answers are clamped at 0, or the same for every batch."""
+    zero = findings.pairs[0][1].values == 0
+    for which, name, words in (
+        (findings.constant & zero, "always 0", "Exactly 0 for every batch"),
+        (findings.constant & ~zero, "constant", "Does not depend on the batch"),
+    ):
+        if which.any():
+            remedy = "Compute all answers from the batch. Do not clamp them from above."
+            yield fault(name, f"{words}: {names_of(which)}.", remedy)
+    if findings.clamped.any() and not findings.constant.any():
         yield remark(
             "perhaps clamped at 0",
             f"Exactly 0 on some batches: {names_of(findings.clamped)}. The value below 0 that the "

@@ -275,6 +275,28 @@ def test_a_clamped_term_is_named_and_its_gradient_is_not_missed():
     assert "is unknown" in named(result, "perhaps clamped at 0").sentence
 
 
+@pytest.mark.parametrize("value", [1e3, -1e4])
+@pytest.mark.parametrize("returns", ["terms", "tc", "loss"])
+def test_answers_that_do_not_depend_on_the_batch_are_named(value, returns):
+    answer = (value,) * 3 if returns == "terms" else value
+    result = audit(lambda z, mu, logvar: answer, returns=returns)
+    assert result.estimator == "unknown"
+    assert names(result, "fault") == {"constant"}
+    assert "Does not depend on the batch" in named(result, "constant").sentence
+
+
+def test_one_constant_answer_of_three_is_named():
+    result = audit(lambda *inputs: (code.mss(*inputs)[0], 1e3, code.mss(*inputs)[2]))
+    assert "constant" in names(result, "fault")
+    assert named(result, "constant").sentence == "Does not depend on the batch: second answer."
+
+
+@pytest.mark.parametrize("value", [1e3, -1e4])
+def test_answers_without_any_weight_are_wrong(value):
+    result = audit(lambda z, mu, logvar: value + z.mean(), returns="tc")
+    assert "The weights are wrong." in named(result, "unknown form").sentence
+
+
 def test_a_cause_of_lost_digits_may_be_a_clamp():
     assert "logvar is clamped" in named(audited("expanded square"), "digits lost").sentence
 
