@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from contextlib import suppress
 from dataclasses import replace
 from typing import get_args
 
 import torch
-from torch import Generator, nn
+from torch import Generator
 
 from tcdecomp.auditor import numerics, verdicts
 from tcdecomp.auditor.fit import search
 from tcdecomp.auditor.forms import UNKNOWN
 from tcdecomp.auditor.report import Audit, Verdict, fault
+from tcdecomp.auditor.signature import TermsFunction, with_size
 from tcdecomp.auditor.subject import (
     RaisedError,
     Returns,
     Study,
     Subject,
-    TermsFunction,
     Weights,
     default_device,
     study,
@@ -53,7 +51,8 @@ def audit(
     terms_fn : callable
         ``(z, mu, logvar, N)``, or ``(z, mu, logvar)`` if N is fixed in the code; an ``nn.Module``
         may be such a callable. z, mu and logvar have shape (M, D), and N is an int. It must accept
-        any M from 4 to 61 and any D from 1 to 100.
+        any M from 4 to 61 and any D from 1 to 100. N is passed to a parameter that has its name,
+        such as N or dataset_size, or else to a fourth one without a default.
     returns : {"terms", "tc", "loss"}
         What the function returns. "terms" is (MI, TC, DWKL): a tuple, a list or
         :class:`tcdecomp.Terms`. "tc" is the total correlation alone. "loss" is a sum of the three
@@ -99,34 +98,13 @@ def audit(
         raise TypeError(
             f"dtype must be a floating-point torch.dtype, such as torch.float64; got {dtype!r}"
         )
-    takes_size = _takes_size(terms_fn)
-    subject = Subject(terms_fn, torch.device(device), dtype, returns, takes_size)
+    function, takes_size = with_size(terms_fn)
+    subject = Subject(function, torch.device(device), dtype, returns, takes_size)
     with default_device(torch.device("cpu")):
         try:
             return _audit(subject, Generator().manual_seed(seed))
         except RaisedError as error:
             return Audit(UNKNOWN, (_raising(error),))
-
-
-def _takes_size(function: TermsFunction) -> bool:
-    """Tell whether the function takes N, too."""
-    if not callable(function):
-        raise TypeError(
-            f"terms_fn must be callable; got {type(function).__name__}. Pass the function itself"
-        )
-    try:
-        called = function.forward if isinstance(function, nn.Module) else function
-        signature = inspect.signature(called)
-    except (TypeError, ValueError):  # of some callables in C
-        return True
-    for count in (4, 3):
-        with suppress(TypeError):
-            signature.bind(*range(count))
-            return count == 4
-    raise TypeError(
-        f"terms_fn must take (z, mu, logvar, N) or (z, mu, logvar); it takes {signature}. Wrap it "
-        "in a lambda: lambda z, mu, logvar, N: ..."
-    )
 
 
 def _audit(subject: Subject, generator: Generator) -> Audit:

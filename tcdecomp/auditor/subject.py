@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 from tcdecomp._checks import without_doubts
 from tcdecomp.auditor.forms import RIGHT, Form, constant
 from tcdecomp.auditor.probes import SHARPEST, Probe, apart, between, normal, together
+from tcdecomp.auditor.signature import TermsFunction
 from tcdecomp.dataset.decomposition import decompose_dataset
 from tcdecomp.decomposition import decompose
 from tcdecomp.terms import Terms
@@ -27,7 +28,6 @@ DATASET_SIZE, BATCH_SIZE, DIM, BATCHES, SAMPLES = 512, 61, 4, 40, 4096
 LEAST = 1e-3  # slope of an answer for a log-weight
 CORRELATION, WIDEST = 0.75, -1.7  # WIDEST is the largest log-variance
 
-TermsFunction = Callable[..., Any]
 Returns = Literal["terms", "tc", "loss"]
 
 
@@ -68,11 +68,11 @@ def default_device(device: torch.device) -> AbstractContextManager[object]:
 class Subject:
     """The code, with the device and the dtype of the tensors that it gets."""
 
-    function: TermsFunction
+    function: TermsFunction  # of z, mu, logvar and N
     device: torch.device
     dtype: torch.dtype
     returns: Returns = "terms"
-    takes_size: bool = True  # whether it takes N
+    takes_size: bool = True  # whether the code gets N
 
     @property
     def right(self) -> Form:
@@ -98,12 +98,11 @@ class Subject:
         return _means(self._call(z, mu, logvar, dataset_size))
 
     def _call(self, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int) -> list[Tensor]:
-        arguments = (z, mu, logvar, dataset_size)[: 4 if self.takes_size else 3]
         try:
             # The noise of most probes is no sample, and the code may be this library's. Tensors
             # that the code makes without a device are on that of its arguments.
             with without_doubts(), default_device(self.device):
-                result = self.function(*arguments)
+                result = self.function(z, mu, logvar, dataset_size)
         except Exception as error:
             raise RaisedError(
                 f"{type(error).__name__} with z, mu and logvar of shape {tuple(z.shape)}, "

@@ -83,22 +83,26 @@ def _effect(findings: Findings, name: str) -> dict[str, float]:
 
 def size(findings: Findings) -> Iterator[Verdict]:
     """Check whether the code uses the N that it gets."""
-    if findings.uses_size or not findings.repeatable:
+    passed = findings.subject.takes_size
+    if not findings.repeatable or (passed and findings.uses_size):
         return
+    cause = (
+        "the code does not use the N that it gets" if passed else "the code was called without N"
+    )
+    rename = "" if passed else "name the parameter for N dataset_size, or "
     remedy = (
-        "To audit it for other N, pass N on in a lambda: lambda z, mu, logvar, N: Loss(N)(...), or "
-        "with len(z) / N where the code wants the ratio of batch and data set."
+        f"To audit it for other N, {rename}pass N on in a lambda: lambda z, mu, logvar, N: "
+        "Loss(N)(...), or with len(z) / N where the code wants the ratio of batch and data set."
     )
     if fixed := findings.form.fixed:
         told = f"about {fixed:,}" if fixed > RESOLVED else f"{fixed:,}"
         yield remark(
             "N is fixed",
-            f"N is fixed at {told}: the code does not use the N that it gets. All verdicts are "
-            "for this N, without the study.",
+            f"N is fixed at {told}: {cause}. All verdicts are for this N, without the study.",
             remedy,
         )
-    elif not findings.known:
-        yield remark("N is not used", "The answers are the same for another N.", remedy)
+    elif not (findings.known and (passed or findings.plain)):
+        yield remark("N is not used", f"The answers are the same for another N: {cause}.", remedy)
 
 
 def axes(findings: Findings) -> Iterator[Verdict]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -273,6 +273,35 @@ def test_a_clamped_term_is_named_and_its_gradient_is_not_missed():
     result = audited("TC clamped")
     assert "second answer" in named(result, "perhaps clamped at 0").sentence
     assert "is unknown" in named(result, "perhaps clamped at 0").sentence
+
+
+def keyword_only(z, mu, logvar, eps=1e-8, *, n_data=1):
+    assert eps == 1e-8
+    return code.mss(z, mu, logvar, n_data)
+
+
+def behind_another(z, mu, logvar, eps=1e-8, dataset_size=1):
+    return keyword_only(z, mu, logvar, eps, n_data=dataset_size)
+
+
+@pytest.mark.parametrize("function", [keyword_only, behind_another])
+def test_n_is_passed_to_the_parameter_with_its_name(function):
+    result = audit(function)
+    assert (result.estimator, result.ok, names(result, "remark")) == ("symmetric MSS", True, set())
+
+
+def with_eps(z, mu, logvar, eps=1e-8):
+    assert eps == 1e-8
+    return code.mss(z, mu, logvar, 1000)
+
+
+@pytest.mark.parametrize("function", [with_eps, partial(keyword_only, n_data=1000)])
+def test_n_is_passed_to_no_other_parameter_with_a_default(function):
+    result = audit(function)
+    assert (result.estimator, result.ok) == ("symmetric MSS", True)
+    verdict = named(result, "N is fixed")
+    assert "N is fixed at 1,000: the code was called without N." in verdict.sentence
+    assert "name the parameter for N dataset_size" in verdict.remedy
 
 
 @pytest.mark.parametrize("value", [1e3, -1e4])

@@ -98,7 +98,8 @@ def test_the_remedy_for_a_fixed_n_works():
 def test_code_that_needs_no_n_has_no_fixed_one():
     result = audit(Terms(code.inclusive, 60_000))
     assert (result.estimator, names(result, "fault")) == ("inclusive", {"inclusive"})
-    assert names(result, "remark") == set()
+    assert names(result, "remark") == {UNUSED}
+    assert "the code was called without N" in named(result, UNUSED).sentence
 
 
 def test_an_unknown_form_with_a_fixed_n_is_judged_by_that_n():
