@@ -244,4 +244,4 @@ def _facts(report: Any) -> dict[str, str]:
     """Return how a report was computed, as far as it says so."""
     items = getattr(report, "items", None)
     own = {"items": f"{items:,}"} if isinstance(items, int) else {}
-    return {**own, **getattr(report, "settings", {})}
+    return {**own, **(getattr(report, "settings", None) or {})}

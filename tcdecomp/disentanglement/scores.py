@@ -165,7 +165,8 @@ def settings_of(options: Mapping[str, Any]) -> dict[str, str]:
     """Return how scores are computed, by option: what the user chose, or the default."""
     defaults = inspect.signature(metrics.mig_score).parameters
     tables = inspect.signature(metrics.contingency_tables).parameters
-    known = {name: (tables.get(name) or defaults[name]).default for name in OPTIONS}
+    names = (*OPTIONS, "convention")  # which a report of a model can have
+    known = {name: (tables.get(name) or defaults[name]).default for name in names}
     return {
         name: repr(options.get(name, default))
         for name, default in known.items()

@@ -15,7 +15,7 @@ from torch import Generator
 from tcdecomp._processes import Division, Group, check_agreement, made_by_each
 from tcdecomp.dataset.decomposition import checked_samples, decompose_dataset
 from tcdecomp.dataset.groups import grouped_terms
-from tcdecomp.disentanglement.scores import checked_names, each_warning_once
+from tcdecomp.disentanglement.scores import checked_names, each_warning_once, settings_of
 from tcdecomp.metrics import mutual_info_gap
 from tcdecomp.plugins import Reader, Seam
 from tcdecomp.posterior import Posterior
@@ -230,6 +230,7 @@ def _assessed(items: Items, settings: _Settings, division: Division) -> Report:
         mig_active=active_gap,
         disentanglement=others,
         absence=items.absence,
+        settings=None if gap is None else settings_of(settings.mig),
     )
     if items.moments is None:
         return report

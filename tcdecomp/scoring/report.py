@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -70,6 +70,8 @@ class Report:
         Other scores of the posterior means; None without factors.
     absence : str
         Why there are no factors, where there are none.
+    settings : dict of str to str, or None
+        The options of the scores, as text; :func:`tcdecomp.compare` states those that differ.
 
     Examples
     --------
@@ -116,6 +118,7 @@ class Report:
     density_mig: MutualInfoGap | None = None
     disentanglement: DisentanglementReport | None = None
     absence: str = "no factors were given"
+    settings: Mapping[str, str] | None = None
 
     @property
     def active_units(self) -> int:
@@ -156,10 +159,7 @@ class Report:
         return {name: known[name] for name in LABELS if name in known}
 
     def numbers(self) -> dict[str, Interval]:
-        """Return the terms and scores by name, with intervals of two standard errors.
-
-        :func:`tcdecomp.compare` reads them.
-        """
+        """Return the terms and scores by name, with intervals of two standard errors."""
         terms = {
             name: Interval(value, value - 2 * error, value + 2 * error, error)
             for name, (value, error) in self.estimates().items()

@@ -117,6 +117,11 @@ def test_reports_that_were_computed_differently():
     assert str(table).endswith("\n\n".join(table.notes))
     assert table.notes[1] in table._repr_html_()
     assert BOTH.notes == ()
+    options = {"factors": FACTORS, "scores": ()}
+    models = [score(codes(0), mig=mig, **options) for mig in ({"convention": "ubisoft"}, {})]
+    assert compare(dict(zip("ab", models, strict=True))).notes == (
+        "The reports differ in convention: 'ubisoft' of a, None of b",
+    )
     assert compare({"both": [few, many]}).notes[0] == (
         "The reports differ in items: 300 and 400 of both"
     )

@@ -129,6 +129,13 @@ def test_gaps_have_the_intervals_of_their_scores():
     assert [bar.get_height() for bar in display.plot().ax_.patches] == pytest.approx(values)
 
 
+def test_intervals_of_gaps_stay_between_0_and_1():
+    options = {"n_resamples": 4, "random_state": 0, "correction": "miller-madow"}
+    display = GapsDisplay.from_codes(CODES, FACTORS, confidence=1 - 1e-15, **options)
+    assert max(interval.high for interval in display.gaps.values()) == 1
+    assert min(interval.low for interval in display.gaps.values()) >= 0
+
+
 def test_a_score_at_each_sample_size():
     display = SampleSizeDisplay.from_codes(mig_score, CODES, FACTORS, n_resamples=4)
     assert display.sizes[0] == 50
