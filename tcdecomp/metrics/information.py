@@ -27,7 +27,8 @@ class Information(NamedTuple):
     ----------
     mutual : ndarray, shape (D, K)
         I(z_j; v_k), at least 0. It is 0 where it is within the error: 1e-12 for whole counts, and
-        1e-8 for tables of densities and for weights with fractions.
+        1e-8 for tables of densities and for weights with fractions; as a share of the factor's
+        entropy if that is below 1.
     factor : ndarray, shape (K,)
         H(v_k).
     latent : ndarray, shape (D,)
@@ -100,7 +101,7 @@ def information(tables: Tables, correction: str | None = None) -> Information:
     elif correction == "adjusted":
         expected = np.stack([_expected(part) for part in parts], 1)
         mutual, divisor = mutual - expected, divisor - expected
-    error = QUADRATURE if fractions else ROUNDING
+    error = (QUADRATURE if fractions else ROUNDING) * np.minimum(factor, 1)
     mutual = np.where(mutual > error, mutual, 0)  # a dead latent has 0, so that scores can see it
     share = np.divide(mutual, divisor, out=np.zeros_like(mutual), where=divisor > 1e-12 * factor)
     return Information(mutual, factor, latent, share)

@@ -54,7 +54,7 @@ def check_rows(codes: Columns, factors: Columns) -> None:
     n, n_factors = codes.shape[0], factors.shape[0]
     if n != n_factors:
         remedy = ""
-        if codes.shape[1] == n_factors:
+        if n < codes.shape[1] == n_factors:
             remedy = ". The codes look transposed: they need shape (n, D). Pass codes.T"
         elif n in factors.shape or n_factors == 2:
             remedy = (
