@@ -214,7 +214,7 @@ def draw(exhibits: list[Exhibit], title: str, path: Path) -> None:
 def draw_matrix(axes: Axes, exhibit: Exhibit) -> AxesImage:
     """Show I(z_j; v_k) / H(v_k), and return the heat map for the colour bar."""
     gap, latents = exhibit.gap, exhibit.latents
-    shares = (gap.mutual_info / gap.factor_entropy)[latents]
+    shares = gap.shares[latents]
     heat = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
         ink = "white" if share > 0.6 else "black"
