@@ -17,7 +17,7 @@ from tcdecomp._processes import Group, made_by_each, resolve_group
 from tcdecomp.dataset.lattices import Lattices
 from tcdecomp.metrics.classes import Classes, check_classes, distinct_classes
 from tcdecomp.metrics.columns import Columns, FloatArray
-from tcdecomp.metrics.inputs import read_columns, read_weight, refuse_single
+from tcdecomp.metrics.inputs import check_row_counts, read_columns, read_weight, refuse_single
 from tcdecomp.metrics.tables import Tables
 
 __all__ = ["DensityTables", "join_tables"]
@@ -78,7 +78,7 @@ class DensityTables:
         """
         check_tensors(mu=mu, logvar=logvar)
         targets = read_columns(factors, "factors", "v", vector=True)
-        _check_rows(mu, targets)
+        check_row_counts("mu", mu.shape, targets.shape)
         weight = None
         if sample_weight is not None:
             weight = read_weight(sample_weight, len(mu))
@@ -175,14 +175,6 @@ class DensityTables:
 def join_tables(parts: Sequence[DensityTables]) -> DensityTables:
     """Return the tables of all items in the parts."""
     return sum(parts[1:], start=parts[0])
-
-
-def _check_rows(mu: Tensor, factors: Columns) -> None:
-    if len(mu) != factors.shape[0]:
-        raise ValueError(
-            f"mu and factors must have one row per item each; got {len(mu)} and "
-            f"{factors.shape[0]} rows"
-        )
 
 
 def _check_same(a: DensityTables, b: DensityTables) -> None:

@@ -14,7 +14,7 @@ from tcdecomp._checks import check_finite
 from tcdecomp.metrics.bins import Binning, Bins
 from tcdecomp.metrics.classes import find_classes
 from tcdecomp.metrics.columns import Columns, FloatArray
-from tcdecomp.metrics.inputs import read_columns, read_weight, refuse_single
+from tcdecomp.metrics.inputs import check_row_counts, read_columns, read_weight, refuse_single
 from tcdecomp.metrics.tables import Tables
 
 __all__ = ["tensor_tables"]
@@ -94,11 +94,7 @@ def _check(codes: Tensor, factors: Columns) -> None:
         raise TypeError(f"codes must be a torch.Tensor with a floating-point dtype; got {kind}")
     if codes.dim() != 2 or 0 in codes.shape:
         raise ValueError(f"codes must have shape (n, D); got {tuple(codes.shape)}")
-    if factors.shape[0] != len(codes):
-        raise ValueError(
-            f"codes and factors must have one row per item each; got {len(codes)} and "
-            f"{factors.shape[0]} rows"
-        )
+    check_row_counts("codes", codes.shape, factors.shape)
 
 
 def _counted(

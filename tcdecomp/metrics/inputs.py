@@ -49,22 +49,27 @@ def read_pair(
     return latents.rows(used), targets.rows(used), weight[used]
 
 
+def check_row_counts(name: str, shape: tuple[int, ...], factors: tuple[int, ...]) -> None:
+    """Refuse factors that have another number of rows than the array of this name."""
+    n, n_factors = shape[0], factors[0]
+    if n == n_factors:
+        return
+    remedy = ""
+    if n < shape[1] == n_factors:
+        remedy = f". {name} must have shape (n, D), and may be transposed. Pass {name}.T"
+    elif n in factors or n_factors == 2:
+        remedy = (
+            f". An array of shape {factors}, such as a transposed array or the edge list of a "
+            "graph, holds no factors: they need shape (n, K)"
+        )
+    raise ValueError(
+        f"{name} and factors must have one row per item each; got {n} and {n_factors} rows{remedy}"
+    )
+
+
 def check_rows(codes: Columns, factors: Columns) -> None:
     """Refuse factors whose rows do not belong to the rows of the codes."""
-    n, n_factors = codes.shape[0], factors.shape[0]
-    if n != n_factors:
-        remedy = ""
-        if n < codes.shape[1] == n_factors:
-            remedy = ". The codes look transposed: they need shape (n, D). Pass codes.T"
-        elif n in factors.shape or n_factors == 2:
-            remedy = (
-                f". An array of shape {factors.shape}, such as a transposed array or the edge list "
-                "of a graph, holds no factors: they need shape (n, K)"
-            )
-        raise ValueError(
-            f"codes and factors must have one row per item each; got {n} and {n_factors} rows"
-            f"{remedy}"
-        )
+    check_row_counts("codes", codes.shape, factors.shape)
     if not (codes.index is None or factors.index is None or codes.index.equals(factors.index)):
         raise ValueError(
             "factors must have the same index as codes, because rows are paired by position; "

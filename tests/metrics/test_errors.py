@@ -132,7 +132,7 @@ BAD_ARRAYS = {
     "transposed codes": (
         {"codes": Z.T, "factors": FACTORS},
         ValueError,
-        r"each; got 3 and 60 rows\. The codes look transposed: they need shape \(n, D\)\. Pass "
+        r"each; got 3 and 60 rows\. codes must have shape \(n, D\), and may be transposed\. Pass "
         r"codes\.T$",
     ),
     "one string in codes": (
