@@ -66,10 +66,9 @@ MEMBERS = {
         "active_units, estimates, numbers, to_dict, to_json, to_frame, plot"
     ),
     "tcdecomp.auditor.Audit": "ok",
-    "tcdecomp.disentanglement.Comparison": "names, to_frame, to_latex, plot",
-    "tcdecomp.disentanglement.DisentanglementReport": (
-        "numbers, to_dict, to_json, to_frame, to_latex"
-    ),
+    "tcdecomp.disentanglement.Comparison": "names, to_dict, to_json, to_frame, to_latex, plot",
+    "tcdecomp.disentanglement.DisentanglementReport": "numbers, to_dict, to_json, to_frame",
+    "tcdecomp.metrics.MutualInfoGap": "to_dict, to_json, to_frame",
     "tcdecomp.displays.GapsDisplay": "from_codes, plot",
     "tcdecomp.displays.MutualInfoDisplay": "plot",
     "tcdecomp.displays.SampleSizeDisplay": "from_codes, plot",

@@ -182,7 +182,10 @@ def test_a_warning_is_one_line_and_its_remedy_an_option(run):
     assert "pass --discrete-codes" in told
     assert "pass --no-discrete-codes" in told
     status, again, err = run("score", "labels.npz", "--json", "--no-discrete-codes")
-    assert (status, again, err) == (0, out, "")
+    assert (status, err) == (0, "")
+    first, second = json.loads(out), json.loads(again)
+    told = [report.pop("settings")["discrete_codes"] for report in (first, second)]
+    assert (first, told) == (second, ["None", "False"])
     status, out, err = run("score", "labels.npz", "--json", "--discrete-codes")
     assert (status, err) == (0, "")
     assert json.loads(out)["mig"] == mig_score(codes, factors, discrete_codes=True)

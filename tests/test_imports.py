@@ -22,7 +22,8 @@ FLOORS = [
     {"minibatch"},
     {"kernels", "priors", "_evidence"},
     {"density_ratio", "displays", "posterior", "schedules"},
-    {"terms", "metrics", "_checks", "_autocast", "_processes", "_progress", "_text", "_extras"},
+    {"terms", "metrics", "_checks", "_autocast", "_processes", "_progress", "_text"},
+    {"_exports", "_extras"},
 ]
 ROOTS = [Path(package.__file__).parent for package in (tcdecomp, tcdecomp_adapters)]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tcdecomp._processes import Group, made_by_each, resolve_group
 from tcdecomp.dataset.density_tables import DensityTables, join_tables
-from tcdecomp.metrics.mig import MutualInfoGap, mutual_info_gap
+from tcdecomp.metrics import MutualInfoGap, mutual_info_gap
 
 __all__ = ["density_mig_score", "density_mutual_info_gap"]
 

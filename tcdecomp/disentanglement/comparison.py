@@ -9,9 +9,10 @@ from html import escape
 from itertools import zip_longest
 from typing import Any, Protocol
 
+from tcdecomp._exports import Exports, plain
 from tcdecomp._extras import needed
 from tcdecomp._text import html_table, latex_text, table
-from tcdecomp.disentanglement.report import half_width, latex_cell
+from tcdecomp.disentanglement.report import columns_of
 from tcdecomp.disentanglement.scores import VALUES
 from tcdecomp.displays import ComparisonDisplay
 from tcdecomp.displays.axes import new_figure
@@ -29,7 +30,7 @@ class Reported(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Exports):
     """The numbers of several models; it shows as a table, in print and in notebooks.
 
     An asterisk marks the best value of a score, unless its interval meets the interval of another
@@ -68,7 +69,7 @@ class Comparison:
         if interval is None or math.isnan(interval.value):
             return "- "
         value, low, _, _ = interval
-        half = "" if math.isnan(low) else f" +- {half_width(interval):.3f}"
+        half = "" if math.isnan(low) else f" +- {_half_width(interval):.3f}"
         return f"{value:.3f}{half}{'*' if interval is self._best(name) else ' '}"
 
     def _best(self, name: str) -> Interval | None:
@@ -80,6 +81,17 @@ class Comparison:
         best, *others = sorted(found, reverse=VALUES[name].higher)
         return None if any(_meet(best, other) for other in others) else best
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain numbers, strings, lists and dicts, fit for JSON.
+
+        What a model lacks is None.
+        """
+        models = {
+            model: {name: plain(interval._asdict()) for name, interval in numbers.items()}
+            for model, numbers in self.models.items()
+        }
+        return {"models": models, "notes": list(self.notes)}
+
     def to_frame(self) -> Any:
         """Return a pandas data frame with a row for each model: ``mig``, ``mig_low``, ...
 
@@ -88,12 +100,7 @@ class Comparison:
         ImportError
             If pandas is not installed.
         """
-        rows = {}
-        for model, numbers in self.models.items():
-            rows[model] = {name: interval.value for name, interval in numbers.items()}
-            for name, interval in numbers.items():
-                if not math.isnan(interval.low):
-                    rows[model] |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+        rows = {model: columns_of(numbers) for model, numbers in self.models.items()}
         return needed("pandas", "Comparison.to_frame").DataFrame.from_dict(rows, orient="index")
 
     def plot(self, names: Sequence[str] | None = None) -> Any:
@@ -138,10 +145,25 @@ class Comparison:
         names = self.names
         lines = [" & ".join(["", *(latex_text(label_of(name)) for name in names)]) + r" \\ \hline"]
         for model, numbers in self.models.items():
-            cells = (latex_cell(numbers[name]) if name in numbers else "" for name in names)
+            cells = (_latex_cell(numbers[name]) if name in numbers else "" for name in names)
             lines.append(" & ".join([latex_text(model), *cells]) + r" \\")
         body = "\n".join(lines)
         return f"\\begin{{tabular}}{{l{'r' * len(names)}}}\n{body}\n\\end{{tabular}}"
+
+
+def _latex_cell(interval: Interval) -> str:
+    """Return a value, and half of its interval's width if it has an interval."""
+    value, low, _, _ = interval
+    if math.isnan(value):
+        return ""
+    if math.isnan(low):
+        return f"${value:.2f}$"
+    return rf"${value:.2f} \pm {_half_width(interval):.2f}$"
+
+
+def _half_width(interval: Interval) -> float:
+    """Return how far an interval reaches, on the side where the range of the score allows more."""
+    return max(interval.high - interval.value, interval.value - interval.low)
 
 
 def _meet(a: Interval, b: Interval) -> bool:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
+from tcdecomp._exports import Exports, plain
 from tcdecomp._extras import needed
-from tcdecomp._text import html_table, latex_text, table
+from tcdecomp._text import html_table, table
 from tcdecomp.disentanglement.scores import VALUES
 from tcdecomp.metrics import DCI, Interval, MutualInfoGap
 
-__all__ = ["DisentanglementReport", "half_width", "latex_cell"]
+__all__ = ["DisentanglementReport", "columns_of"]
 
 
 @dataclass(frozen=True, eq=False)
-class DisentanglementReport:
+class DisentanglementReport(Exports):
     """Several scores of one set of codes; it shows as a table, in print and in notebooks.
 
     Attributes
@@ -82,26 +80,22 @@ class DisentanglementReport:
         return [f"no {name}: {reason}" for name, reason in self.left_out.items()]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain numbers, strings, lists and dicts, fit for JSON."""
-        return {
+        """Return everything as plain numbers, strings, lists and dicts, fit for JSON.
+
+        What a score lacks is None, such as the interval of a slow score.
+        """
+        scores = {
+            name: {**interval._asdict(), "higher_is_better": VALUES[name].higher}
+            for name, interval in self.scores.items()
+        }
+        whole = {
             "items": self.items,
             "confidence": self.confidence,
-            "scores": {
-                name: {
-                    **{key: _plain(number) for key, number in interval._asdict().items()},
-                    "higher_is_better": VALUES[name].higher,
-                }
-                for name, interval in self.scores.items()
-            },
-            "left_out": dict(self.left_out),
+            "scores": scores,
+            "left_out": self.left_out,
+            "settings": self.settings,
         }
-
-    def to_json(self, path: str | PathLike[str] | None = None) -> str:
-        """Return :meth:`to_dict` as JSON, and write it to a file if a path is given."""
-        text = json.dumps(self.to_dict(), allow_nan=False)
-        if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        return text
+        return {name: plain(part) for name, part in whole.items()}
 
     def to_frame(self) -> Any:
         """Return a pandas data frame of one row: ``mig``, ``mig_low``, ``mig_high``, ...
@@ -111,36 +105,15 @@ class DisentanglementReport:
         ImportError
             If pandas is not installed.
         """
-        row: dict[str, float] = {"items": self.items}
-        for name, interval in self.scores.items():
-            row[name] = interval.value
-            if not math.isnan(interval.low):
-                row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+        row = {"items": self.items, **columns_of(self.scores)}
         return needed("pandas", "DisentanglementReport.to_frame").DataFrame([row])
 
-    def to_latex(self, name: str) -> str:
-        r"""Return the values as a row of a LaTeX table, ``name & 0.65 & ... \\``.
 
-        With intervals, half of the interval's width follows the value: ``$0.65 \pm 0.01$``.
-        """
-        cells = (latex_cell(interval) for interval in self.scores.values())
-        return f"{latex_text(name)} & {' & '.join(cells)} \\\\"
-
-
-def latex_cell(interval: Interval) -> str:
-    """Return a value, and half of its interval's width if it has an interval."""
-    value, low, _, _ = interval
-    if math.isnan(value):
-        return ""
-    if math.isnan(low):
-        return f"${value:.2f}$"
-    return rf"${value:.2f} \pm {half_width(interval):.2f}$"
-
-
-def half_width(interval: Interval) -> float:
-    """Return how far an interval reaches, on the side where the range of the score allows more."""
-    return max(interval.high - interval.value, interval.value - interval.low)
-
-
-def _plain(number: float) -> float | None:
-    return None if math.isnan(number) else number
+def columns_of(numbers: Mapping[str, Interval]) -> dict[str, float]:
+    """Return values by name, each followed by the ends of its interval if it has one."""
+    row: dict[str, float] = {}
+    for name, (value, low, high, _) in numbers.items():
+        row[name] = value
+        if not math.isnan(low):
+            row |= {f"{name}_low": low, f"{name}_high": high}
+    return row

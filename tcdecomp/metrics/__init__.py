@@ -16,7 +16,8 @@ from tcdecomp.metrics.latents import (
 )
 from tcdecomp.metrics.matched import MatchedInformation, matched_information_score
 from tcdecomp.metrics.mcc import linear_r2_score, mcc_score
-from tcdecomp.metrics.mig import MutualInfoGap, mig_score, mutual_info_gap
+from tcdecomp.metrics.mig import mig_score, mutual_info_gap
+from tcdecomp.metrics.mig_report import MutualInfoGap
 from tcdecomp.metrics.modularity import explicitness_score, modularity_score
 from tcdecomp.metrics.neighbours import neighbour_information
 from tcdecomp.metrics.sap import sap_score

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tcdecomp.metrics.columns import FloatArray, list_names
+from tcdecomp.metrics.columns import FloatArray
 from tcdecomp.metrics.information import ceilings, measured
 from tcdecomp.metrics.inputs import check_choice
+from tcdecomp.metrics.mig_report import MutualInfoGap
 from tcdecomp.metrics.tables import Tables
 
-__all__ = ["MutualInfoGap", "mig_score", "mutual_info_gap"]
+__all__ = ["bins_of", "mig_score", "mutual_info_gap"]
 
 # The number of bins, and whether the gap is a share of the factor's or of the latent's entropy
 CONVENTIONS: dict[str | None, tuple[int, bool]] = {
@@ -24,64 +24,6 @@ CONVENTIONS: dict[str | None, tuple[int, bool]] = {
     "infogan_cr": (20, True),
     "ubisoft": (10, False),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class MutualInfoGap:
-    """The mutual information gap, and the numbers that it is made of. It prints as a table.
-
-    Attributes
-    ----------
-    score : float
-        The mean of the gaps, in [0, 1].
-    gaps : ndarray, shape (K,)
-        For each factor, the share of the best latent less the share of the runner-up.
-    mutual_info : ndarray, shape (D, K)
-        I(z_j; v_k) of every latent with every factor, in nats.
-    factor_entropy : ndarray, shape (K,)
-        H(v_k), in nats.
-    shares : ndarray, shape (D, K)
-        The shares that the gaps are differences of: of the factor's entropy, with the correction,
-        or of the latent's entropy with ``convention="ubisoft"``.
-    ceilings : ndarray, shape (K,)
-        The largest gap that codes can have with so few bins: below 1 if a factor has more values
-        than a latent has bins. The bins then merge the rarest values.
-    best_latent, runner_up : ndarray of int, shape (K,)
-        The latents with the largest and the second largest mutual information. Of equal latents,
-        the first. ``runner_up`` is -1 if D = 1.
-    latent_names, factor_names : tuple of str
-        The column names of a data frame. Otherwise "z0", "z1", ... and "v0", "v1", ...
-    """
-
-    score: float
-    gaps: FloatArray
-    mutual_info: FloatArray
-    factor_entropy: FloatArray
-    shares: FloatArray
-    ceilings: FloatArray
-    best_latent: NDArray[np.intp]
-    runner_up: NDArray[np.intp]
-    latent_names: tuple[str, ...]
-    factor_names: tuple[str, ...]
-
-    def __str__(self) -> str:
-        rows = [("factor", "gap", "entropy", "best latent", "runner-up")]
-        for k, name in enumerate(self.factor_names):
-            numbers = f"{self.gaps[k]:.4f}", f"{self.factor_entropy[k]:.4f}"
-            latents = self._cell(self.best_latent[k], k), self._cell(self.runner_up[k], k)
-            rows.append((name, *numbers, *latents))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        lines.insert(0, f"MIG {self.score:.4f} (information in nats)")
-        if (self.ceilings < 1).any():
-            few = [n for n, c in zip(self.factor_names, self.ceilings, strict=True) if c < 1]
-            lines.append(
-                f"At most {self.ceilings.mean():.4f}: fewer bins than values in {list_names(few)}"
-            )
-        return "\n".join(lines)
-
-    def _cell(self, j: int, k: int) -> str:
-        return "none" if j < 0 else f"{self.latent_names[j]} {self.mutual_info[j, k]:.4f}"
 
 
 def mig_score(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tcdecomp._exports import Exports, plain
 from tcdecomp._extras import needed
 from tcdecomp._text import table
 from tcdecomp.dataset.decomposition import DatasetTerms
@@ -34,7 +32,7 @@ __all__ = ["Report"]
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class Report(Exports):
     """The score of one model over a data set, as :func:`tcdecomp.score` returns it.
 
     ``print`` shows it as tables. Information is in nats, per item.
@@ -200,14 +198,8 @@ class Report:
             "latents": self._by_latent(),
             "factors": self._by_factor(),
             "mutual_info": None if self.mig is None else self.mig.mutual_info.tolist(),
+            "settings": plain(self.settings),
         }
-
-    def to_json(self, path: str | PathLike[str] | None = None) -> str:
-        """Return :meth:`to_dict` as JSON, and write it to a file if a path is given."""
-        text = json.dumps(self.to_dict(), allow_nan=False)
-        if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        return text
 
     def to_frame(self) -> Any:
         """Return a pandas data frame of one row, to be concatenated over models.
@@ -223,7 +215,7 @@ class Report:
         """
         row = self.to_dict()
         parts = [row.pop("latents"), row.pop("factors") or {}]
-        del row["mutual_info"]
+        del row["mutual_info"], row["settings"]
         for part in parts:
             names = part.pop("name", [])
             for column, values in part.items():

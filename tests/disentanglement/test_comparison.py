@@ -1,5 +1,6 @@
 """Several models in one table."""
 
+import json
 import math
 import re
 
@@ -127,6 +128,19 @@ def test_reports_that_were_computed_differently():
     )
 
 
+def test_the_dict_is_json_and_has_every_number(tmp_path):
+    text = BOTH.to_json(tmp_path / "models.json")
+    assert json.loads(text) == json.loads((tmp_path / "models.json").read_text()) == BOTH.to_dict()
+    mig = BOTH.to_dict()["models"]["mixed"]["mig"]
+    assert mig == {
+        "value": BOTH.models["mixed"]["mig"].value,
+        **dict.fromkeys(("low", "high", "standard_error")),
+    }
+    few = disentanglement_report(codes(0), FACTORS, n_bins=5, confidence=None)
+    table = compare({"few": few, "default": report(0, confidence=None)})
+    assert table.to_dict()["notes"] == list(table.notes) != []
+
+
 def test_frames_and_latex():
     frame = BOTH.to_frame()
     assert frame.index.tolist() == ["aligned", "mixed"]
@@ -137,6 +151,9 @@ def test_frames_and_latex():
     assert (first, last) == (r"\begin{tabular}{lrr}", r"\end{tabular}")
     assert header == r" & MIG & pairwise MI \\ \hline"
     assert [row.split(" & ")[0] for row in rows] == ["aligned", "mixed"]
+    assert [row.count(r"\pm") for row in rows] == [2, 0]
+    value, low, high, _ = BOTH.models["aligned"]["mig"]
+    assert rf"& ${value:.2f} \pm {(high - low) / 2:.2f}$ &" in rows[0]
 
 
 def test_names_are_plain_text_in_latex():
@@ -154,7 +171,6 @@ def test_names_are_plain_text_in_latex():
         r"\{x\}\#\$",
         r"\textasciitilde{}\textasciicircum{}\textbackslash{}",
     ]
-    assert report(0, confidence=None).to_latex("a_b").startswith(r"a\_b & $")
 
 
 def test_html():

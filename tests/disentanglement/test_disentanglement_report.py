@@ -263,16 +263,15 @@ def test_json_is_the_dict(tmp_path):
     assert ALL.to_dict()["scores"]["sap"]["low"] is None
 
 
+def test_the_dict_tells_the_options():
+    options = {"n_bins": 6, "correction": "miller-madow"}
+    settings = disentanglement_report(CODES, FACTORS, **options, **PLAIN).to_dict()["settings"]
+    assert (settings["n_bins"], settings["correction"]) == ("6", "'miller-madow'")
+    default = json.loads(FAST.to_json())["settings"]
+    assert (default["n_bins"], default["strategy"]) == ("20", "'uniform'")
+
+
 def test_frames_go_together():
     frame = pd.concat([FAST.to_frame(), ALL.to_frame()], ignore_index=True)
     assert frame["mig"].tolist() == [FAST.scores["mig"].value, ALL.scores["mig"].value]
     assert frame["mig_low"].isna().tolist() == [False, True]
-
-
-def test_a_row_of_a_latex_table():
-    row = FAST.to_latex("ours")
-    assert row.startswith("ours & $0.")
-    assert row.endswith(r"$ \\")
-    assert row.count("&") == len(FAST.scores)
-    assert row.count(r"\pm") == len(FAST.scores)
-    assert r"\pm" not in ALL.to_latex("ours")

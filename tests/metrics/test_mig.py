@@ -1,8 +1,10 @@
 """Values of the mutual information gap: against references, other code and closed forms."""
 
+import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import mutual_info_score
 
@@ -256,6 +258,20 @@ def test_the_table():
     ]
     alone = mutual_info_gap([[0], [1]], [0, 1])
     assert str(alone).splitlines()[-1].split() == ["v0", "1.0000", "0.6931", "z0", "0.6931", "none"]
+
+
+def test_exports(tmp_path):
+    codes = pd.DataFrame(np.arange(8)[:, None] % [2, 4], columns=["a", "b"])
+    gap = mutual_info_gap(codes, np.arange(8)[:, None] % [4, 2])
+    text = gap.to_json(tmp_path / "gap.json")
+    assert json.loads(text) == json.loads((tmp_path / "gap.json").read_text()) == gap.to_dict()
+    assert gap.to_dict()["mutual_info"] == gap.mutual_info.tolist()
+    frame = gap.to_frame()
+    assert frame.index.tolist() == ["v0", "v1"]
+    assert frame["gap"].tolist() == pytest.approx([0.5, 0])
+    assert frame["entropy"].tolist() == pytest.approx([math.log(4), math.log(2)])
+    assert (frame["best_latent"].tolist(), frame["runner_up"].tolist()) == (["b", "a"], ["a", "b"])
+    assert mutual_info_gap([[0], [1]], [0, 1]).to_frame()["runner_up"].tolist() == [None]
 
 
 def test_few_rows_are_warned_of():

@@ -183,7 +183,7 @@ def test_what_there_is_not_is_none():
     absent = {name for name, value in exported.items() if value is None}
     errors = {f"{name}_error" for name in (*TERMS[1:], *GROUPS)}
     others = {"num_samples", "mig", "mig_active", "density_mig", "factors", "mutual_info"}
-    assert absent == {*TERMS, *GROUPS, *errors, *others}
+    assert absent == {*TERMS, *GROUPS, *errors, *others, "settings"}
     assert exported["latents"]["kl"] is None
 
 
@@ -195,6 +195,7 @@ def test_scores_are_those_of_a_report_of_their_own():
     )
     assert report.disentanglement.scores == {"sap": want.scores["sap"]}
     assert report.mig.score == want.scores["mig"].value
+    assert report.to_dict()["settings"]["n_bins"] == "6"
     assert score(MOMENTS[0], factors=FACTORS, scores=()).disentanglement is None
     assert score(MOMENTS[0]).disentanglement is None
 
