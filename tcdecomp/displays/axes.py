@@ -16,6 +16,7 @@ __all__ = [
     "GREY",
     "LIGHT",
     "Display",
+    "check_kind",
     "height_for",
     "ink",
     "name_columns",
@@ -61,9 +62,13 @@ class Display:
         ------
         ImportError
             If matplotlib is not installed.
+        TypeError
+            If ``ax`` is something else.
         """
+        who = f"{type(self).__name__}.plot"
         if ax is None:
-            ax = new_figure(f"{type(self).__name__}.plot", figsize=self._size()).subplots()
+            ax = new_figure(who, figsize=self._size()).subplots()
+        check_kind("ax", ax, needed("matplotlib.axes", who).Axes, "figure.subplots() makes one")
         self._draw(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self
@@ -74,6 +79,13 @@ class Display:
 
     def _draw(self, ax: Axes) -> None:
         raise NotImplementedError
+
+
+def check_kind(argument: str, value: object, kind: type, remedy: str) -> None:
+    """Raise a TypeError that names the argument, if it is of another kind."""
+    if not isinstance(value, kind):
+        got = f"got {type(value).__name__}"
+        raise TypeError(f"{argument} must be of type {kind.__name__}; {got}. {remedy}")
 
 
 def height_for(rows: int) -> float:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tcdecomp.displays.axes import DARK, Display, ink, name_columns, name_rows
+from tcdecomp.displays.axes import DARK, Display, check_kind, ink, name_columns, name_rows
 from tcdecomp.metrics import Interval, mutual_info_gap, score_interval
 from tcdecomp.metrics.columns import warn_caller
 from tcdecomp.metrics.inputs import check_rows, read_columns
@@ -28,6 +28,15 @@ def _errors(intervals: Sequence[Interval]) -> list[list[float]]:
     return [[i.value - i.low for i in intervals], [i.high - i.value for i in intervals]]
 
 
+def _check_intervals(argument: str, values: Iterable[object], remedy: str) -> None:
+    for value in values:
+        if not isinstance(value, Interval):
+            raise TypeError(
+                f"{argument} must hold values of type tcdecomp.metrics.Interval; got "
+                f"{type(value).__name__}. {remedy}"
+            )
+
+
 @dataclass(eq=False)
 class GapsDisplay(Display):
     """The gap of each factor, of which the MIG is the mean, with its confidence interval.
@@ -36,9 +45,19 @@ class GapsDisplay(Display):
     ----------
     gaps : dict of str to Interval
         By factor.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
     """
 
     gaps: dict[str, Interval]
+
+    def __post_init__(self) -> None:
+        remedy = "GapsDisplay.from_codes(codes, factors) computes them"
+        check_kind("gaps", self.gaps, Mapping, remedy)
+        _check_intervals("gaps", self.gaps.values(), remedy)
 
     @classmethod
     def from_codes(
@@ -90,11 +109,21 @@ class SampleSizeDisplay(Display):
         The score for each, with an interval of two standard deviations over random subsets.
     name : str
         The score's name.
+
+    Raises
+    ------
+    TypeError
+        If the scores are something else.
     """
 
     sizes: Sequence[int]
     scores: Sequence[Interval]
     name: str = "score"
+
+    def __post_init__(self) -> None:
+        remedy = "SampleSizeDisplay.from_codes(score, codes, factors) computes them"
+        check_kind("scores", self.scores, Sequence, remedy)
+        _check_intervals("scores", self.scores, remedy)
 
     @classmethod
     def from_codes(
@@ -195,10 +224,23 @@ class ComparisonDisplay(Display):
         The number of each model.
     name : str
         Its name.
+
+    Raises
+    ------
+    TypeError
+        If the numbers are something else.
     """
 
     models: Mapping[str, Interval]
     name: str = ""
+
+    def __post_init__(self) -> None:
+        remedy = (
+            "compare(reports).plot() draws reports; a number x without an interval is "
+            "Interval(x, nan, nan, nan)"
+        )
+        check_kind("models", self.models, Mapping, remedy)
+        _check_intervals("models", self.models.values(), remedy)
 
     def _draw(self, ax: Axes) -> None:
         intervals = list(self.models.values())

@@ -9,8 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcdecomp._extras import needed
-from tcdecomp.displays.axes import DARK, Display, height_for, name_columns, name_rows, rows_fit
-from tcdecomp.metrics import MutualInfoGap
+from tcdecomp.displays.axes import (
+    DARK,
+    Display,
+    check_kind,
+    height_for,
+    name_columns,
+    name_rows,
+    rows_fit,
+)
+from tcdecomp.metrics import DCI, MutualInfoGap
+from tcdecomp.metrics.inputs import as_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +42,11 @@ class MutualInfoDisplay(Display):
     gap : MutualInfoGap
         From :func:`tcdecomp.mutual_info_gap`, or ``score(...).mig``.
 
+    Raises
+    ------
+    TypeError
+        If it is something else.
+
     Examples
     --------
     >>> from tcdecomp import mutual_info_gap
@@ -43,6 +57,10 @@ class MutualInfoDisplay(Display):
     """
 
     gap: MutualInfoGap
+
+    def __post_init__(self) -> None:
+        remedy = "mutual_info_gap(codes, factors) returns one, and reports have it as gap or mig"
+        check_kind("gap", self.gap, MutualInfoGap, remedy)
 
     def _size(self) -> tuple[float, float]:
         return 4.8, height_for(len(self.gap.latent_names))
@@ -82,15 +100,31 @@ class ImportanceDisplay(Display):
 
     Parameters
     ----------
-    importance : ndarray, shape (D, K)
+    importance : array_like, shape (D, K)
         From :func:`tcdecomp.metrics.dci_score`.
     latent_names, factor_names : tuple of str, optional
         By default "z0", "z1", ... and "v0", "v1", ...
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the importance is not such an array.
     """
 
     importance: NDArray[np.float64]
     latent_names: tuple[str, ...] = ()
     factor_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.importance, DCI):
+            raise TypeError("importance must be an array; got DCI. Pass its attribute importance")
+        self.importance = as_array(self.importance, "importance")
+        if self.importance.ndim != 2 or self.importance.dtype.kind not in "biuf":
+            got = f"dtype {self.importance.dtype} and shape {self.importance.shape}"
+            raise ValueError(
+                "importance must be an array of numbers, a row for each latent and a column for "
+                f"each factor; got {got}. dci_score(codes, factors).importance is one"
+            )
 
     def _size(self) -> tuple[float, float]:
         n_latents, n_factors = self.importance.shape

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tcdecomp.displays.axes import Display
+from tcdecomp.displays.axes import Display, check_kind
 from tcdecomp.terms import TERM_LABELS
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ class TermsDisplay(Display):
         For each term its values, and where there is a bracket its ends ``NAME_low`` and
         ``NAME_high``; NaN where nothing was logged.
 
+    Raises
+    ------
+    TypeError
+        If the values are something else.
+
     Examples
     --------
     >>> from tcdecomp.displays import TermsDisplay
@@ -39,6 +44,9 @@ class TermsDisplay(Display):
 
     steps: Sequence[float]
     values: dict[str, list[float]]
+
+    def __post_init__(self) -> None:
+        check_kind("values", self.values, Mapping, "TermsDisplay.from_logs(records) reads logs")
 
     @classmethod
     def from_logs(
@@ -61,10 +69,15 @@ class TermsDisplay(Display):
 
         Raises
         ------
+        TypeError
+            If the records are not mappings.
         ValueError
             If no record has a term with this prefix.
         """
         rows = list(records)
+        remedy = 'Terms have terms.to_dict(), data frames frame.to_dict("records")'
+        for row in rows:
+            check_kind("each of records", row, Mapping, remedy)
         names = [f"{term}{end}" for term in TERM_LABELS for end in ("", "_low", "_high")]
         values = {
             name: [float(row.get(prefix + name, np.nan)) for row in rows]

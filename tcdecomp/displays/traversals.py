@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tcdecomp._checks import check_tensors, checked_int
 from tcdecomp.displays.axes import GREY, Display
+from tcdecomp.metrics.inputs import as_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +27,7 @@ class TraversalDisplay(Display):
 
     Parameters
     ----------
-    images : ndarray, shape (rows, steps, height, width) or (rows, steps, height, width, 3)
+    images : array_like, shape (rows, steps, height, width) or (rows, steps, height, width, 3)
         The decoded images.
     latents : sequence of int
         The latent of each row.
@@ -33,12 +35,25 @@ class TraversalDisplay(Display):
         The KL of these latents, in nats.
     reach : ndarray, shape (steps,)
         The values that each latent takes.
+
+    Raises
+    ------
+    ValueError
+        If the images have another shape.
     """
 
     images: NDArray[Any]
     latents: list[int]
     kl: list[float]
     reach: NDArray[Any]
+
+    def __post_init__(self) -> None:
+        self.images = as_array(self.images, "images")
+        if self.images.ndim not in (4, 5):
+            raise ValueError(
+                "images must have shape (rows, steps, height, width), or that with 3 colours; got "
+                f"{self.images.shape}. TraversalDisplay.from_decoder makes them"
+            )
 
     @classmethod
     @torch.no_grad()
@@ -75,9 +90,16 @@ class TraversalDisplay(Display):
 
         Raises
         ------
-        ValueError
-            If the decoder's output is not of such a shape.
+        TypeError, ValueError
+            If an argument has the wrong type, shape or range, or the decoder's output is not of
+            such a shape.
         """
+        if not callable(decoder):
+            raise TypeError(f"decoder must be callable; got {type(decoder).__name__}")
+        check_tensors(mu=mu, logvar=logvar)
+        if not 0 <= checked_int("item", item, 0) < len(mu):
+            raise ValueError(f"item must be below the number of items, {len(mu)}; got {item}")
+        steps, rows = checked_int("steps", steps, 1), checked_int("rows", rows, 1)
         kl = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).mean(0)
         latents = kl.argsort(descending=True)[:rows].tolist()
         values = torch.linspace(-reach, reach, steps, dtype=mu.dtype, device=mu.device)
@@ -87,15 +109,8 @@ class TraversalDisplay(Display):
         images = decoder(codes.flatten(0, 1))
         if to_images is not None:
             images = to_images(images)
-        has_channels = images.dim() == 4 and images.shape[1] in (1, 3)
-        if has_channels:
-            images = images.movedim(1, -1).squeeze(-1)
-        if not (has_channels or images.dim() == 3) or images.shape[2] == 1:
-            raise ValueError(
-                "decoder must return images (M, C, height, width) with C = 1 or 3, or (M, height, "
-                f"width); got shape {tuple(images.shape)}. to_images= converts its output"
-            )
-        shown = images.reshape(len(latents), steps, *images.shape[1:]).float().cpu().numpy()
+        shown = _as_shown(images, len(latents) * steps).float().cpu().numpy()
+        shown = shown.reshape(len(latents), steps, *shown.shape[1:])
         return cls(shown, latents, kl[latents].tolist(), values.cpu().numpy())
 
     def _draw(self, ax: Axes) -> None:
@@ -113,3 +128,17 @@ class TraversalDisplay(Display):
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         ax.set(title="Traversals, by KL in nats")
+
+
+def _as_shown(images: Any, count: int) -> Tensor:
+    """Return so many images with their channels last, or refuse them."""
+    shape = tuple(images.shape) if isinstance(images, Tensor) else ()
+    channels = shape[1] if len(shape) == 4 else 1
+    if shape[:1] != (count,) or len(shape) not in (3, 4) or channels not in (1, 3) or shape[2] == 1:
+        got = f"shape {shape}" if shape else type(images).__name__
+        raise ValueError(
+            "decoder must return images (M, C, height, width) with C = 1 or 3, or (M, height, "
+            f"width), here with M = {count}; got {got}. to_images= converts its output"
+        )
+    tensor: Tensor = images
+    return tensor.movedim(1, -1).squeeze(-1) if len(shape) == 4 else tensor

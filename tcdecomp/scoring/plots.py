@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tcdecomp.displays.axes import DARK, GREY, LIGHT, name_columns, new_figure
+from tcdecomp._extras import needed
+from tcdecomp.displays.axes import DARK, GREY, LIGHT, check_kind, name_columns, new_figure
 from tcdecomp.metrics.columns import FloatArray
 from tcdecomp.terms import Estimate
 
@@ -37,6 +38,8 @@ def side_by_side(
     """Draw panels beside each other, in a new figure by default."""
     if figure is None:
         figure = new_figure("Report.plot", figsize=(4.8 * len(panels), 4.2))
+    kind = needed("matplotlib.figure", "Report.plot").FigureBase
+    check_kind("figure", figure, kind, "report.plot() makes one, and .savefig(path) writes it")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         panel(axes)
     figure.suptitle(title)

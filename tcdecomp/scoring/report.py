@@ -242,6 +242,8 @@ class Report(Exports):
         ------
         ImportError
             If matplotlib is not installed.
+        TypeError
+            If ``figure`` is something else.
         """
         panels: list[Callable[[Axes], object]] = []
         if estimates := self.estimates():

@@ -13,7 +13,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tcdecomp import mig_score, mutual_info_gap
+from tcdecomp import disentanglement_report, metrics, mig_score, mutual_info_gap
 from tcdecomp.displays import (
     ComparisonDisplay,
     GapsDisplay,
@@ -77,6 +77,59 @@ def test_without_matplotlib_the_extra_is_named(kind, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"Display.plot needs matplotlib, .*tcdecomp\[plot\]"):
         DISPLAYS[kind].plot()
+
+
+REPORT = disentanglement_report(CODES, FACTORS, scores=["mig"], correction="miller-madow")
+SQUARE = torch.zeros(4, 2)
+NOT_INTERVALS = "must hold values of type tcdecomp.metrics.Interval; got float"
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: MutualInfoDisplay(REPORT),
+            TypeError,
+            "gap must be of type MutualInfoGap; got Dis",
+        ),
+        (lambda: MutualInfoDisplay(0.5), TypeError, "got float. mutual_info_gap.* returns one"),
+        (lambda: MutualInfoDisplay(GAP).plot(Figure()), TypeError, "ax must .* Axes; got Figure"),
+        (lambda: ImportanceDisplay(np.ones(3)), ValueError, r"importance must be .* shape \(3,\)"),
+        (
+            lambda: ImportanceDisplay(metrics.DCI(1.0, 1.0, 1.0, 1.0, np.eye(3))),
+            TypeError,
+            "got DCI. Pass its attribute importance",
+        ),
+        (lambda: GapsDisplay(GAP), TypeError, "gaps must be of type Mapping; got MutualInfoGap"),
+        (lambda: GapsDisplay({"a": 0.3}), TypeError, f"gaps {NOT_INTERVALS}"),
+        (lambda: ComparisonDisplay(REPORT), TypeError, "models must be .* Mapping; got Disent"),
+        (lambda: ComparisonDisplay({"a": 0.3}), TypeError, f"models {NOT_INTERVALS}. compare"),
+        (lambda: SampleSizeDisplay([9], [0.3]), TypeError, f"scores {NOT_INTERVALS}"),
+        (lambda: TermsDisplay([0, 1], [1, 2]), TypeError, "values must be .* Mapping; got list"),
+        (lambda: TermsDisplay.from_logs({"kl": [1]}), TypeError, "each of records .* got str"),
+        (lambda: TraversalDisplay(CODES, [0], [1.0], [0.0]), ValueError, r"images .* \(300, 3\)"),
+        (lambda: TraversalDisplay.from_decoder(3, MU, LOGVAR), TypeError, "decoder .* got int"),
+        (lambda: TraversalDisplay.from_decoder(decoder, CODES, LOGVAR), TypeError, "mu must be a"),
+        (
+            lambda: TraversalDisplay.from_decoder(decoder, SQUARE, SQUARE, item=4),
+            ValueError,
+            "item must be below the number of items, 4; got 4",
+        ),
+        (
+            lambda: TraversalDisplay.from_decoder(lambda z: (z, z), SQUARE, SQUARE),
+            ValueError,
+            "here with M = 14; got tuple. to_images= converts",
+        ),
+        (
+            lambda: TraversalDisplay.from_decoder(lambda z: z[:1, None], SQUARE, SQUARE),
+            ValueError,
+            r"here with M = 14; got shape \(1, 1, 2\)",
+        ),
+    ],
+)
+def test_objects_of_another_kind(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
 
 
 def test_importing_the_displays_imports_no_matplotlib():

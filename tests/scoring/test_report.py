@@ -310,6 +310,11 @@ def test_into_a_figure_of_ones_own():
     assert len(figure.axes) == 4  # with the colour bar's
 
 
+def test_what_is_no_figure():
+    with pytest.raises(TypeError, match=r"figure must be .* got str\. report"):
+        WHOLE.plot("score.png")
+
+
 def test_many_latents_are_numbered():
     (mu, logvar), factors = posteriors(70)
     _, latents, matrix = score((mu, logvar), factors=factors, num_samples=200).plot().axes[:3]
