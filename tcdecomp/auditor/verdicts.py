@@ -20,7 +20,7 @@ ERRORS = 4  # standard errors by which a mean may be off
 OFFSET = 0.02  # nats by which it may be off besides
 WEIGHT = 0.01  # relative error of the own weight
 BURIED = 0.01  # relative error of the MI in many dimensions
-RESOLVED = 100_000  # an N up to this is found exactly
+RESOLVED = 10_000  # an N up to this is found exactly, and the first four digits of a larger one
 READING = 10  # how much larger the error of one component's density may be than that of a sum
 
 
@@ -95,7 +95,7 @@ def size(findings: Findings) -> Iterator[Verdict]:
         "Loss(N)(...), or with len(z) / N where the code wants the ratio of batch and data set."
     )
     if fixed := findings.form.fixed:
-        told = f"about {fixed:,}" if fixed > RESOLVED else f"{fixed:,}"
+        told = f"about {float(f'{fixed:.4g}'):,.0f}" if fixed > RESOLVED else f"{fixed:,}"
         yield remark(
             "N is fixed",
             f"N is fixed at {told}: {cause}. All verdicts are for this N, without the study.",
