@@ -25,6 +25,7 @@ __all__ = [
     "doubting",
     "integer",
     "largest_logvar",
+    "refuse_class",
     "warn_always",
     "warn_user",
     "without_doubts",
@@ -118,6 +119,13 @@ def checked_int(name: str, value: SupportsIndex, low: int) -> int:
     if number < low:
         raise ValueError(f"{name} must be an int >= {low}; got {number}")
     return number
+
+
+def refuse_class(argument: str, value: object) -> None:
+    """Raise a TypeError for a class in place of an object of that class."""
+    if isinstance(value, type):
+        name = value.__name__
+        raise TypeError(f"{argument} must be an object; got the class {name}. Pass {name}(...)")
 
 
 def checked_size(dataset_size: SupportsIndex, items: int = 1) -> int:

@@ -12,7 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from tcdecomp import Posterior, TCDecomposition, mig_score
 from tcdecomp.metrics import mig_scorer
-from tcdecomp.plugins import checked_int, warn_user
+from tcdecomp.plugins import check_criterion, checked_int, warn_user
 
 __all__ = ["MIG", "KLTerms"]
 
@@ -71,8 +71,7 @@ class KLTerms(Metric):
         super().__init__(**options)
         self.dataset_size = checked_int("dataset_size", dataset_size, 1)
         given = TCDecomposition() if criterion is None else criterion
-        if not isinstance(given, TCDecomposition):
-            raise TypeError(f"criterion must be a TCDecomposition; got {type(given).__name__}")
+        check_criterion(given)
         self.criterion = TCDecomposition(
             estimator=given.estimator,
             prior=given.prior,

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from tcdecomp._checks import refuse_class
+
 __all__ = ["TermsFunction", "with_size"]
 
 TermsFunction = Callable[..., Any]
@@ -23,6 +25,7 @@ def with_size(function: TermsFunction) -> tuple[TermsFunction, bool]:
 
     It gets N as the argument that has this name, or else as a fourth one without a default.
     """
+    refuse_class("terms_fn", function)
     if not callable(function):
         raise TypeError(
             f"terms_fn must be callable; got {type(function).__name__}. Pass the function itself"

@@ -1,7 +1,8 @@
 """Which adapter serves which model, and what adapters are made of."""
 
 from tcdecomp._checks import checked_int, warn_user
-from tcdecomp.plugins.attachment import Attachment, check_criterion, for_own_rows
+from tcdecomp.plugins.attachment import Attachment
+from tcdecomp.plugins.criteria import check_criterion, for_own_rows
 from tcdecomp.plugins.hooks import hookimpl
 from tcdecomp.plugins.models import Reader, answer_of, as_posterior, attach, called_with, encode
 from tcdecomp.plugins.registry import NoAdapterError, Status, register, survey, unregister

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable
 from types import MethodType
@@ -11,11 +10,12 @@ from typing import Any, TypeVar
 from torch import Tensor, no_grad
 
 from tcdecomp.loss import TCDecomposition
+from tcdecomp.plugins.criteria import for_own_rows
 from tcdecomp.plugins.methods import attribute_of_class, check_own
 from tcdecomp.posterior import Posterior
 from tcdecomp.terms import Terms
 
-__all__ = ["Attachment", "check_criterion", "for_own_rows"]
+__all__ = ["DETACH", "Attachment"]
 
 _CRITERION = "tcdecomp_criterion"
 _RECORD = "_tcdecomp_attachment"
@@ -279,34 +279,3 @@ class Attachment:
     def __repr__(self) -> str:
         name = f"{type(self.model).__name__}.{self.method}"
         return f"<Attachment to {name}, dataset_size={self.dataset_size}>"
-
-
-def check_criterion(criterion: TCDecomposition, framework: str, *, prior: bool = True) -> None:
-    """Refuse a criterion whose excess a framework cannot add to its own loss.
-
-    ``framework`` is its name, for the error. With ``prior=False`` the criterion must not have a
-    prior, since the framework's own KL is to the standard normal.
-
-    Raises
-    ------
-    ValueError
-        If the criterion does not average over the batch, or must not have its prior.
-    """
-    if criterion.reduction != "mean":
-        raise ValueError(
-            f'criterion must have reduction="mean" with {framework}; got {criterion.reduction!r}'
-        )
-    if not prior and criterion.prior is not None:
-        raise ValueError(
-            f"criterion must have prior=None with {framework}, whose own KL is to the standard "
-            f"normal; got {type(criterion.prior).__name__}"
-        )
-
-
-def for_own_rows(criterion: TCDecomposition) -> TCDecomposition:
-    """Return the criterion without its ``process_group``: it waits for no other process."""
-    if criterion.process_group is None:
-        return criterion
-    own = copy.copy(criterion)
-    own.process_group = None
-    return own

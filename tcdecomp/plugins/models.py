@@ -11,11 +11,13 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from tcdecomp._checks import checked_size
+from tcdecomp._checks import checked_size, refuse_class
 from tcdecomp.loss import TCDecomposition
 from tcdecomp.plugins.attachment import Attachment
+from tcdecomp.plugins.criteria import check_criterion
 from tcdecomp.plugins.registry import ask
 from tcdecomp.plugins.seam import Seam
+from tcdecomp.plugins.seam.running import check_batch
 from tcdecomp.posterior import Posterior
 
 __all__ = ["Reader", "answer_of", "as_posterior", "attach", "called_with", "encode"]
@@ -76,6 +78,7 @@ def answer_of(model: Any, batch: Any, seam: Seam | None = None) -> Any:
     Parameters and errors are those of :func:`tcdecomp.encode`.
     """
     model = _unwrapped(model)
+    check_batch(batch)
     if seam is None:
         seam = getattr(Attachment.of(model), "seam", None)
     if seam is None:
@@ -181,8 +184,7 @@ def attach(
     >>> with attach(vae, TCDecomposition(beta=6), 10_000):
     ...     loss = vae.kl_loss(torch.randn(8, 3), torch.zeros(8, 3), torch.zeros(8, 3))
     """
-    if not isinstance(criterion, TCDecomposition):
-        raise TypeError(f"criterion must be a TCDecomposition; got {type(criterion).__name__}")
+    check_criterion(criterion)
     size = None if dataset_size is None else checked_size(dataset_size)
     if isinstance(model, DistributedDataParallel) and list(criterion.parameters()):
         raise ValueError(
@@ -273,6 +275,7 @@ def _check_unserved(model: Any) -> None:
 
 
 def _unwrapped(model: Any) -> Any:
+    refuse_class("model", model)
     # A compiled model exists only where this module is loaded; importing it takes a second.
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     while True:

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from torch.utils.data import DataLoader, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from tcdecomp._checks import check_finite, check_logvar, check_tensors
+from tcdecomp._checks import check_finite, check_logvar, check_tensors, refuse_class
 from tcdecomp.metrics.columns import Columns, FloatArray
 from tcdecomp.metrics.inputs import check_rows, read_columns
 from tcdecomp.plugins.models import as_posterior
@@ -108,6 +108,7 @@ def read_items(
     shared : bool
         Whether other processes have other items.
     """
+    refuse_class("model", model)
     given = _holds_values(model)
     if given != (batches is None):
         kinds = type(model).__name__, type(batches).__name__

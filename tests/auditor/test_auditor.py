@@ -414,6 +414,8 @@ def test_other_returns_are_refused(case):
 def test_arguments_are_checked():
     with pytest.raises(TypeError, match="terms_fn must be callable; got int"):
         audit(3)
+    with pytest.raises(TypeError, match=r"got the class TCDecomposition. Pass TCDecomposition\("):
+        audit(TCDecomposition)
     with pytest.raises(
         TypeError, match=r"dtype must be a floating-point torch.dtype, .*; got torch.int"
     ):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Laplace, Normal
 from torch.nn.parallel import DataParallel
+from torch.utils.data import DataLoader
 
 from adapter_source import adapter
 from tcdecomp import Posterior, TCDecomposition, attach, encode, hookimpl, plugins
@@ -381,6 +382,15 @@ def test_attach_refuses_an_empty_data_set(size):
 def test_attach_refuses_another_loss():
     with pytest.raises(TypeError, match="criterion must be a TCDecomposition; got MSELoss"):
         attach(Seam(), nn.MSELoss(), 10)
+    with pytest.raises(TypeError, match="criterion must be an object; got the class TCDecomp"):
+        attach(Seam(), TCDecomposition, 10)
+
+
+def test_classes_and_loaders_are_refused():
+    with pytest.raises(TypeError, match=r"model must be an object; got the class Encoder. Pass E"):
+        encode(Encoder, torch.zeros(8, 5))
+    with pytest.raises(TypeError, match=r"batch must be one batch; got a DataLoader. Pass next\("):
+        encode(Encoder(5, 6), DataLoader(torch.zeros(8, 5)))
 
 
 def test_attach_keeps_an_index_as_an_int():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.data import DataLoader
 
 import structures
 from structures import DIM, PIXELS, images, pictures, sample
@@ -254,6 +255,30 @@ def test_an_attached_model_is_refused():
         find_seam(model, images())
 
 
-def test_a_function_is_refused():
-    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module; got function"):
-        find_seam(images, images())
+@pytest.mark.parametrize(
+    ("model", "batch", "error", "message"),
+    [
+        (images, images(), TypeError, "model must be a torch.nn.Module; got function"),
+        (
+            structures.TwoHeads,
+            images(),
+            TypeError,
+            r"model must be an object; got the class TwoHeads. Pass TwoHeads\(...\)",
+        ),
+        (
+            structures.TwoHeads(),
+            DataLoader(images()),
+            TypeError,
+            r"batch must be one batch; got a DataLoader. Pass next\(iter\(loader\)\)",
+        ),
+        (
+            structures.TwoHeads(),
+            [images().numpy()],
+            ValueError,
+            r"batch holds a ndarray; torch.as_tensor\(array\).float\(\) makes a tensor",
+        ),
+    ],
+)
+def test_other_objects_are_refused_with_a_remedy(model, batch, error, message):
+    with pytest.raises(error, match=message):
+        find_seam(model, batch)

@@ -41,8 +41,8 @@ class TCMonitorMixin:
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if criterion is not None and not isinstance(criterion, TCDecomposition):
-            raise TypeError(f"criterion must be a TCDecomposition; got {type(criterion).__name__}")
+        if criterion is not None:
+            check_criterion(criterion)
         loaders.check_reading(inputs, factors)
         self.criterion = criterion
         self.dataset_size = _checked("dataset_size", dataset_size)

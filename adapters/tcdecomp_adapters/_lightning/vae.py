@@ -53,8 +53,6 @@ class TCVAEMixin(nn.Module):
         density_ratio_lr: float = 1e-4,
     ) -> None:
         super().__init__()
-        if not isinstance(criterion, TCDecomposition):
-            raise TypeError(f"criterion must be a TCDecomposition; got {type(criterion).__name__}")
         check_criterion(criterion, "Lightning")
         if likelihood not in _NEGATIVE_LOG_LIKELIHOODS:
             names = ", ".join(map(repr, _NEGATIVE_LOG_LIKELIHOODS))

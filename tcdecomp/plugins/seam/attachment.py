@@ -11,7 +11,8 @@ from torch._compile import _disable_dynamo
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tcdecomp.loss import TCDecomposition
-from tcdecomp.plugins.attachment import Attachment, check_criterion
+from tcdecomp.plugins.attachment import Attachment
+from tcdecomp.plugins.criteria import check_criterion
 from tcdecomp.plugins.seam.evidence import check_reading
 from tcdecomp.plugins.seam.fit import Fit, fit
 from tcdecomp.plugins.seam.outputs import loss_in, with_loss

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from tcdecomp.plugins.seam.reading import split
 from tcdecomp.plugins.seam.taps import FIRING, EnoughError, Seen, Taps
 from tcdecomp.posterior import Posterior
 
-__all__ = ["Attempt", "attempts", "encoded"]
+__all__ = ["Attempt", "attempts", "check_batch", "encoded"]
 
 
 class Attempt(NamedTuple):
@@ -22,6 +23,15 @@ class Attempt(NamedTuple):
 
     method: str | None
     run: Callable[[], Any]
+
+
+def check_batch(batch: object) -> None:
+    """Raise a TypeError for a loader in place of one of its batches."""
+    if isinstance(batch, DataLoader):
+        raise TypeError(
+            f"batch must be one batch; got a {type(batch).__name__}. Pass next(iter(loader)); "
+            "score(model, loader) reads them all"
+        )
 
 
 def attempts(model: nn.Module, batch: Any, methods: Sequence[str]) -> Iterator[Attempt]:

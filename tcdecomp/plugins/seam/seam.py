@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import jit, nn
 
+from tcdecomp._checks import refuse_class
 from tcdecomp.loss import TCDecomposition
 from tcdecomp.plugins.attachment import Attachment
 from tcdecomp.plugins.hooks import hookimpl
@@ -187,6 +188,7 @@ class Seam:
         ValueError
             If a layer or the method of the loss does not exist, or no hook can be on a layer.
         """
+        refuse_class("model", model)
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
         known = dict(model.named_modules())

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from tcdecomp._checks import refuse_class
 from tcdecomp.plugins.attachment import DETACH, Attachment
 from tcdecomp.plugins.seam.candidates import Candidate, candidates
 from tcdecomp.plugins.seam.outputs import loss_in
 from tcdecomp.plugins.seam.reading import gradients
-from tcdecomp.plugins.seam.running import Attempt, attempts
+from tcdecomp.plugins.seam.running import Attempt, attempts, check_batch
 from tcdecomp.plugins.seam.scales import SCALES
 from tcdecomp.plugins.seam.seam import Seam
 from tcdecomp.plugins.seam.taps import FIRING
@@ -81,7 +82,7 @@ def find_seam(
     >>> find_seam(VAE(), torch.rand(64, 5), quiet=True)
     Seam(moments='encoder', z='decoder', scale='logvar', loss=None, kl_weight=None)
     """
-    _check(model)
+    _check(model, batch)
     ways = [Attempt(None, lambda: run(model, batch))] if run else attempts(model, batch, _METHODS)
     runs: list[_Run] = []
     for attempt in ways:
@@ -90,7 +91,7 @@ def find_seam(
             break
     shown = next((run for run in reversed(runs) if run.served()), None)
     if shown is None:
-        raise ValueError(_refusal(model, runs))
+        raise ValueError(_refusal(model, batch, runs))
     method = shown.attempt.method if shown.has_loss else None
     seam, report = conclusion(model, shown.served(), method)
     if not quiet:
@@ -116,7 +117,9 @@ class _Run(NamedTuple):
         return [c for c in self.found if all(self.runs[name] == 1 for name in c.layers)]
 
 
-def _check(model: nn.Module) -> None:
+def _check(model: nn.Module, batch: Any) -> None:
+    refuse_class("model", model)
+    check_batch(batch)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
     if (carried := Attachment.of(model)) is not None:
@@ -154,7 +157,7 @@ def _is_loss(output: Any, found: list[Candidate]) -> bool:
     return any(gradient.any() for gradient in gradients(loss, moments))
 
 
-def _refusal(model: nn.Module, runs: list[_Run]) -> str:
+def _refusal(model: nn.Module, batch: Any, runs: list[_Run]) -> str:
     """Say why no run has shown a seam."""
     name = type(model).__name__
     ran = [run for run in runs if run.error is None]
@@ -165,7 +168,7 @@ def _refusal(model: nn.Module, runs: list[_Run]) -> str:
         )
         return (
             f"{name} must run on the batch; tried {tried or 'nothing, since no method takes it'}. "
-            f"Show how it runs: {_RUN}"
+            f"{_of_arrays(batch)}Show how it runs: {_RUN}"
         )
     start = f"no seam was found in {name}"
     if not any(run.noisy for run in ran):
@@ -189,6 +192,16 @@ def _refusal(model: nn.Module, runs: list[_Run]) -> str:
         "function changes behind the layer, look like this. Compute them in a layer of their own, "
         "a torch.nn.Module that returns (mu, logvar)"
     )
+
+
+def _of_arrays(batch: Any) -> str:
+    """Say what makes tensors of a batch that holds arrays of another library."""
+    entries = batch.values() if isinstance(batch, Mapping) else batch
+    for entry in entries if isinstance(batch, Mapping | tuple | list) else [batch]:
+        if hasattr(entry, "__array__") and not isinstance(entry, torch.Tensor):
+            kind = type(entry).__name__
+            return f"batch holds a {kind}; torch.as_tensor(array).float() makes a tensor. "
+    return ""
 
 
 def _has_own(layer: nn.Module) -> bool:
