@@ -416,7 +416,8 @@ def test_terms_end_with_the_attachment():
 def test_a_refused_batch_leaves_the_terms_of_the_last():
     model = Model()
     handle = Attachment(model, "step", add_size, TCDecomposition(beta=6), 100)
-    z, mu, logvar = torch.randn(3, 5, 2)
+    mu, logvar = torch.zeros(5, 2), torch.full((5, 2), -1.0)
+    z = mu + (0.5 * logvar).exp() * torch.randn(5, 2)
     handle.loss(z, mu, logvar)
     before = handle.terms()
     with pytest.raises(ValueError, match="mu must be finite"):
