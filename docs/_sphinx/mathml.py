@@ -3,6 +3,8 @@
 docutils translates the LaTeX. A formula that it does not know is a warning, and so ends the build.
 """
 
+import re
+
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -26,10 +28,16 @@ def display(translator, node):
 def write(translator, node, as_block):
     """Write the formula and leave the node."""
     try:
-        translator.body.append(tex2mathml(node.astext(), as_block=as_block))
+        translator.body.append(tex2mathml(spaced(node.astext()), as_block=as_block))
     except MathError as error:
         LOGGER.warning("%s: %s", error, node.astext(), location=node)
     raise nodes.SkipNode
+
+
+def spaced(formula):
+    """Return the formula with TeX's thin spaces around a logarithm, which MathML lacks."""
+    formula = re.sub(r"(?<=[})\dA-Z])\s*\\log\b", r"\\,\\log", formula)
+    return re.sub(r"\\log\b(?!\s*[\[(])", r"\\log\\,", formula)
 
 
 def setup(app):
