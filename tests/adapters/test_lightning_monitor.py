@@ -584,6 +584,16 @@ def test_factors_with_a_single_value_are_left_out_with_a_warning(pl):
     assert trainer.callback_metrics["val/mig"].item() == pytest.approx(score, abs=1e-6)
 
 
+def test_a_fit_tells_each_warning_of_the_mig_once(pl):
+    monitor, validation = pl.TCMonitor(), with_constants(3)
+    for _ in range(2):
+        with pytest.warns(UserWarning) as caught:
+            fit(pl, vae(pl), monitor, validation, max_epochs=3)
+        texts = [str(warning.message) for warning in caught]
+        for told in ("rows are few", "leaves the factors [1] out"):
+            assert sum(told in text for text in texts) == 1
+
+
 def test_no_varying_factors_no_mig(pl):
     constant = DataLoader(TensorDataset(data().tensors[0], torch.ones(SIZE, dtype=torch.int)), 16)
     with pytest.warns(UserWarning, match=r"leaves the factors \[0\] out"):

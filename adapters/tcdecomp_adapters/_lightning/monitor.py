@@ -19,7 +19,7 @@ from tcdecomp.plugins import (
 )
 from tcdecomp.scoring import loaders
 from tcdecomp_adapters._lightning.step import latest_posterior, left_posterior
-from tcdecomp_adapters._lightning.tally import Tally
+from tcdecomp_adapters._lightning.tally import Tally, told_once
 
 __all__ = ["TCMonitorMixin"]
 
@@ -56,6 +56,7 @@ class TCMonitorMixin:
         self.mig = _checked_options(mig)
         self.seed = seed
         self._blind = False
+        self._told: set[str] = set()
         self._before: Any = None
         self._step = 0
         self._tallies: list[Tally] = []
@@ -69,7 +70,7 @@ class TCMonitorMixin:
             check_criterion(self._criterion(pl_module), "Lightning")
             if trains:
                 self._size(pl_module)
-        self._blind = False
+        self._blind, self._told = False, set()
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
@@ -183,7 +184,8 @@ class TCMonitorMixin:
             prefix = f"{stage}/" if len(self._tallies) == 1 else f"{stage}/{index}/"
             values = tally.means() | tally.interval_ends()
             if not (trainer.sanity_checking or trainer.fast_dev_run):
-                values |= tally.mig(self.mig, found=self.factors is None)
+                with told_once(self._told):
+                    values |= tally.mig(self.mig, found=self.factors is None)
             module.log_dict(_prefixed(prefix, values), sync_dist=True)
         self._tallies, self._generator = [], None
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,9 +15,26 @@ from torch import Tensor, distributed
 from tcdecomp import Bracket, Terms, mig_score
 from tcdecomp.scoring import loaders
 
-__all__ = ["Tally"]
+__all__ = ["Tally", "told_once"]
 
 T = TypeVar("T")
+
+
+@contextmanager
+def told_once(told: set[str]) -> Iterator[None]:
+    """Give the warnings that are not among those told, apart from numbers and names, and add them.
+
+    Python's own filter forgets what it has shown each time that some code changes the filters.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        kind = re.sub(r"'[^']*'|[\d.]+", "", str(warning.message))
+        if kind not in told:
+            told.add(kind)
+            place = warning.filename, warning.lineno
+            warnings.warn_explicit(warning.message, warning.category, *place)
 
 
 class Tally:
