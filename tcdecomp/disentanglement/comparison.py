@@ -22,6 +22,9 @@ from tcdecomp.terms import TERM_LABELS
 __all__ = ["Comparison", "compare"]
 
 
+_LEGEND = "* the best; its interval meets no other"
+
+
 class Reported(Protocol):
     """A report: of :func:`tcdecomp.score` or :func:`tcdecomp.disentanglement_report`."""
 
@@ -33,8 +36,8 @@ class Reported(Protocol):
 class Comparison(Exports):
     """The numbers of several models; it shows as a table, in print and in notebooks.
 
-    An asterisk marks the best value of a score, unless its interval meets the interval of another
-    model. The terms of the KL have no best value.
+    An asterisk marks the best value of a score, if all models have intervals and that of the best
+    meets no other. The terms of the KL have no best value.
 
     Attributes
     ----------
@@ -53,10 +56,14 @@ class Comparison(Exports):
         return list(dict.fromkeys(name for numbers in self.models.values() for name in numbers))
 
     def __str__(self) -> str:
-        return "\n\n".join([table(self._rows()), *self.notes])
+        return "\n\n".join([table(self._rows()), *self._footnotes()])
 
     def _repr_html_(self) -> str:
-        return html_table(self._rows()) + "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self._footnotes())
+        return f"{html_table(self._rows())}{notes}"
+
+    def _footnotes(self) -> list[str]:
+        return [_LEGEND] * any(map(self._best, self.names)) + list(self.notes)
 
     def _rows(self) -> list[tuple[str, ...]]:
         rows = [("", *self.models)]
@@ -73,10 +80,10 @@ class Comparison(Exports):
         return f"{value:.3f}{half}{'*' if interval is self._best(name) else ' '}"
 
     def _best(self, name: str) -> Interval | None:
-        """Return the best interval of a score, if it meets no other."""
+        """Return the best interval of a score, if all have one and the best meets no other."""
         given = [numbers[name] for numbers in self.models.values() if name in numbers]
         found = [interval for interval in given if not math.isnan(interval.value)]
-        if name not in VALUES or len(found) < 2:
+        if name not in VALUES or len(found) < 2 or any(math.isnan(i.low) for i in found):
             return None
         best, *others = sorted(found, reverse=VALUES[name].higher)
         return None if any(_meet(best, other) for other in others) else best
@@ -167,11 +174,8 @@ def _half_width(interval: Interval) -> float:
 
 
 def _meet(a: Interval, b: Interval) -> bool:
-    """Tell whether two intervals meet. Without ends, an interval is its value."""
-    (a_low, a_high), (b_low, b_high) = (
-        (i.value, i.value) if math.isnan(i.low) else (i.low, i.high) for i in (a, b)
-    )
-    return a_low <= b_high and b_low <= a_high
+    """Tell whether two intervals meet."""
+    return a.low <= b.high and b.low <= a.high
 
 
 def label_of(name: str) -> str:
@@ -213,7 +217,7 @@ def compare(
     >>> reports = {name: disentanglement_report(z, factors, **options) for name, z in codes.items()}
     >>> print(compare(reports))
                aligned  rotated
-    MIG         0.999*   0.011
+    MIG         0.999    0.011
     linear R2   1.000    1.000
     """
     if not isinstance(models, Mapping) or not models:

@@ -30,15 +30,19 @@ def report(mixing, seed=0, **options):
 
 
 BOTH = compare({"aligned": report(0, n_resamples=4), "mixed": report(0.5, confidence=None)})
+MARKED = compare({"aligned": report(0, n_resamples=4), "mixed": report(0.5, n_resamples=4)})
 
 
 def test_the_table_marks_the_best_of_each_score():
-    header, mig, shared = str(BOTH).splitlines()
+    header, mig, shared, _, legend = str(MARKED).splitlines()
+    assert legend == "* the best; its interval meets no other"
+    assert legend in MARKED._repr_html_()
     assert header.split() == ["aligned", "mixed"]
-    aligned, mixed = (numbers["mig"].value for numbers in BOTH.models.values())
-    half = (BOTH.models["aligned"]["mig"].high - BOTH.models["aligned"]["mig"].low) / 2
-    assert mig.split() == ["MIG", f"{aligned:.3f}", "+-", f"{half:.3f}*", f"{mixed:.3f}"]
-    less = min(numbers["pairwise_information"].value for numbers in BOTH.models.values())
+    aligned, mixed = (numbers["mig"] for numbers in MARKED.models.values())
+    half = (aligned.high - aligned.low) / 2
+    cells = ["MIG", f"{aligned.value:.3f}", "+-", f"{half:.3f}*", f"{mixed.value:.3f}"]
+    assert mig.split()[:5] == cells
+    less = min(numbers["pairwise_information"].value for numbers in MARKED.models.values())
     assert f"{less:.3f}" in next(part for part in shared.split("  ") if part.endswith("*"))
 
 
@@ -50,12 +54,16 @@ def test_intervals_that_meet_have_no_best():
         def numbers(self):
             return {"mig": self.mig}
 
-    far, near, bare = Model(0.9, 0.8, 1.0), Model(0.7, 0.5, 0.85), Model(0.79)
-    assert "0.900 +- 0.100*" in str(compare({"far": far, "bare": bare}))
+    far, near, low = Model(0.9, 0.8, 1.0), Model(0.7, 0.5, 0.85), Model(0.6, 0.5, 0.7)
+    assert "0.900 +- 0.100*" in str(compare({"far": far, "low": low}))
     assert "0.950 +- 0.100" in str(compare({"clipped": Model(0.95, 0.85, 1.0)}))
     assert "*" not in str(compare({"far": far, "near": near}))
-    assert "*" not in str(compare({"near": near, "bare": bare}))
-    assert "*" not in str(compare({"far": far, "near": near, "bare": bare}))
+    assert "*" not in str(compare({"far": far, "near": near, "low": low}))
+
+
+def test_without_intervals_there_is_no_best():
+    assert BOTH.models["aligned"]["mig"].low > BOTH.models["mixed"]["mig"].value
+    assert "*" not in str(BOTH)
 
 
 def test_equal_values_have_no_best():
