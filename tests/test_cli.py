@@ -117,7 +117,11 @@ def test_tables_and_json_are_those_of_the_report(run):
 
 SPREADS = {
     "log_var": LOGVAR,
+    "logVar": LOGVAR,
     "log_std": LOGVAR / 2,
+    "log_sd": LOGVAR / 2,
+    "logsigma": LOGVAR / 2,
+    "log_std_dev": LOGVAR / 2,
     "std": np.exp(LOGVAR / 2),
     "sigma": np.exp(LOGVAR / 2),
     "var": np.exp(LOGVAR),
@@ -125,7 +129,7 @@ SPREADS = {
 
 
 @pytest.mark.parametrize("name", SPREADS)
-@pytest.mark.parametrize(("mean", "labels"), [("mu", "factors"), ("loc", "labels")])
+@pytest.mark.parametrize(("mean", "labels"), [("mu", "factors"), ("Loc", "labels")])
 def test_arrays_of_other_names_are_read(run, name, mean, labels):
     np.savez("all.npz", **{mean: MU, name: SPREADS[name], labels: GRID})
     status, out, err = run("score", "all.npz", "--json")

@@ -26,13 +26,14 @@ _UNREADABLE = (
     zlib.error,
 )
 
-# The names that arrays of one kind have in other people's files. Of several, the first is read.
+# The names that arrays of one kind have in other people's files, in small letters and without
+# underscores. Of several, the first is read.
 _MU = ("mu", "mean", "means", "loc")
 _CODES = ("codes", "embeddings", "latents")
 _FACTORS = ("factors", "labels", "label", "targets")
-_LOG_STD = ("logstd", "log_std", "logsigma", "log_sigma", "logscale", "log_scale")
-_STD, _VAR = ("std", "sd", "sigma", "scale", "stddev"), ("var", "variance")
-_SPREAD = ("logvar", "log_var", "log_variance", *_LOG_STD, *_STD, *_VAR)
+_VAR, _STD = ("var", "variance"), ("std", "sd", "sigma", "scale", "stddev", "stdev")
+_LOG_VAR, _LOG_STD = ([f"log{name}" for name in names] for names in (_VAR, _STD))
+_SPREAD = (*_LOG_VAR, *_LOG_STD, *_STD, *_VAR)
 
 
 class FileError(ValueError):
@@ -66,8 +67,9 @@ def read_scorable(path: Path) -> Scorable:
         If the file cannot be read, or holds neither mu nor codes, or both.
     """
     held = _names(path)
+    spellings = {_plain(name): name for name in held}
     mu, spread, codes, factors = (
-        next((name for name in names if name in held), None)
+        next((spellings[name] for name in names if name in spellings), None)
         for names in (_MU, _SPREAD, _CODES, _FACTORS)
     )
     got = ", ".join(held) or "nothing"
@@ -101,6 +103,10 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         raise FileError(f"{path}: must hold one or more of {', '.join(names)}; got {got}")
     with _opened(path) as content:
         return {name: _array(path, name, content) for name in names if name in held}
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "")
 
 
 def _names(path: Path) -> list[str]:
@@ -143,8 +149,9 @@ def _logvar(path: Path, name: str, values: NDArray[Any]) -> NDArray[Any]:
     """Return what an array of that name says as log-variances."""
     if values.dtype.kind not in "biuf":
         return values  # score refuses it
-    if name in (*_STD, *_VAR):
+    kind = _plain(name)
+    if kind in (*_STD, *_VAR):
         if not (values > 0).all():
             raise FileError(f"{path}: {name} must be positive; got {values.min()}")
         values = np.log(values)
-    return 2 * values if name in (*_LOG_STD, *_STD) else values
+    return 2 * values if kind in (*_LOG_STD, *_STD) else values
