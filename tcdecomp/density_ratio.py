@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F  # noqa: N812
 
-from tcdecomp._checks import checked_int
+from tcdecomp._checks import check_finite, checked_int
 
 __all__ = ["DensityRatioTC", "permute_dimensions"]
 
@@ -104,7 +104,7 @@ class DensityRatioTC(nn.Module):
         ------
         TypeError, ValueError
             If z is not a floating-point tensor of shape (M, D), or if the discriminator does not
-            return one logit for each row.
+            return one logit for each row. On a CPU also if a value is not finite.
         """
         self._check("z", z, 1)
         frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
@@ -150,6 +150,8 @@ class DensityRatioTC(nn.Module):
             raise ValueError(
                 f"{name} must have shape (M, {self.latents}) with M >= {rows}; got {tuple(z.shape)}"
             )
+        if z.device.type == "cpu" and not torch.compiler.is_compiling():
+            check_finite(name, z.detach())
 
     def _cast(self, z: Tensor) -> Tensor:
         dtypes = (p.dtype for p in self.discriminator.parameters() if p.is_floating_point())

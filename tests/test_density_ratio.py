@@ -271,6 +271,10 @@ def test_a_discriminator_of_two_logits_is_refused():
         ratio.estimate(torch.ones(4, 2))
 
 
-def test_a_nan_stays_a_nan():
-    ratio = DensityRatioTC(2, width=4, depth=1)
-    assert ratio.estimate(torch.tensor([[math.nan, 0.0], [0.0, 1.0]])).isnan()
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_values_are_finite(value):
+    ratio, z = DensityRatioTC(2, width=4, depth=1), torch.tensor([[0.0, value], [0.0, 1.0]])
+    with pytest.raises(ValueError, match=f"z must be finite; got {value} at row 0, column 1"):
+        ratio.estimate(z)
+    with pytest.raises(ValueError, match="z_other must be finite"):
+        ratio.loss(torch.ones(4, 2), z)
