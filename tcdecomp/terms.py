@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tcdecomp._text import decimal
+
 __all__ = ["TERM_LABELS", "Estimate", "Terms", "zero_of"]
 
 # How tables and pictures name the KL and its terms, in their order.
@@ -34,7 +36,7 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         """Return "value +- standard error" with four decimals."""
-        return f"{self.value:.4f} +- {self.standard_error:.4f}"
+        return f"{decimal(self.value)} +- {decimal(self.standard_error)}"
 
 
 class Terms(NamedTuple):
@@ -105,7 +107,7 @@ class Terms(NamedTuple):
     def __str__(self) -> str:
         """Return a table in nats: of terms of shape (M,), the means."""
         rows = (
-            f"{name:20}{'-' if term is None else format(term.detach().mean().item(), '.4f'):>10}"
+            f"{name:20}{'-' if term is None else decimal(term.detach().mean().item()):>10}"
             for name, term in zip(self._fields, self, strict=True)
         )
         return "\n".join([f"{'':20}{'nats':>10}", *rows])

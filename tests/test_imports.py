@@ -22,8 +22,8 @@ FLOORS = [
     {"minibatch"},
     {"kernels", "priors", "_evidence"},
     {"density_ratio", "displays", "posterior", "schedules"},
-    {"terms", "metrics", "_checks", "_autocast", "_processes", "_progress", "_text"},
-    {"_exports", "_extras"},
+    {"terms", "metrics", "_checks", "_autocast", "_processes", "_progress"},
+    {"_exports", "_extras", "_text"},
 ]
 ROOTS = [Path(package.__file__).parent for package in (tcdecomp, tcdecomp_adapters)]
 

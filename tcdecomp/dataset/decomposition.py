@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from tcdecomp._checks import check_tensors, checked_int, checked_labels
 from tcdecomp._processes import Division, Group, shared_refusal
+from tcdecomp._text import decimal
 from tcdecomp.dataset.sampling import sample_densities
 from tcdecomp.posterior import Posterior
 from tcdecomp.priors import Prior, differs_by_item, factors_of
@@ -43,7 +44,7 @@ class DatasetTerms(NamedTuple):
         rows = [f"{'':20}{'nats':>10}{'+-':>10}"]
         for name, value, error in zip(Terms._fields, self.terms, self.standard_error, strict=True):
             if value is not None and error is not None:
-                rows.append(f"{name:20}{value.item():10.4f}{error.item():10.4f}")
+                rows.append(f"{name:20}{decimal(value.item()):>10}{decimal(error.item()):>10}")
         return "\n".join(rows)
 
 

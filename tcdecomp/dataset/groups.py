@@ -26,6 +26,7 @@ from torch import Generator, Tensor
 
 from tcdecomp._checks import check_tensors, integer
 from tcdecomp._processes import Division, Group, resolve_group, shared_refusal
+from tcdecomp._text import decimal
 from tcdecomp.dataset.decomposition import DatasetTerms, checked_samples
 from tcdecomp.dataset.sampling import sample_densities
 from tcdecomp.kernels import Kernel
@@ -71,8 +72,7 @@ class GroupTerms(NamedTuple):
         between = 0.0, 0.0, -value, value, error
         rows = {name: _row(result) for name, result in self.groups.items()}
         for name, row in (*rows.items(), ("(between)", between), ("(all)", _row(self.whole))):
-            cells = (round(cell, 4) + 0.0 for cell in row)  # + 0.0: no -0.0000
-            lines.append(f"{name:{width}}" + "".join(f"{cell:10.4f}" for cell in cells))
+            lines.append(f"{name:{width}}" + "".join(f"{decimal(cell):>10}" for cell in row))
         return "\n".join(lines)
 
 

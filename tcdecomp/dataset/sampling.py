@@ -104,11 +104,14 @@ def _told_apart(mu: Tensor, logvar: Tensor) -> Posterior:
     if mu.dtype == torch.float32 and mu.device.type != "mps":  # which has no float64
         return _told_apart(mu.double(), logvar.double())
     row, column = coarse.nonzero()[0].tolist()
+    items = coarse.any(1).nonzero().flatten().tolist()
+    rows = ", ".join(map(str, items[:8])) + ", and others" * (len(items) > 8)
     floor = math.ceil(20 * math.log(least.max().item())) / 10
     raise ValueError(
         f"logvar must not be so small that samples round to mu in {mu.dtype}; got logvar "
         f"{logvar[row, column].item():.4g} beside mu {mu[row, column].item():.4g} at row {row}, "
-        f"column {column}. Pass logvar.clamp(min={floor})"
+        f"column {column}. There are {len(items):,} such items of {len(mu):,}: rows {rows}. Leave "
+        f"them out, or pass logvar.clamp(min={floor})"
     )
 
 

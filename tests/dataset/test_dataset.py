@@ -216,6 +216,25 @@ def test_standard_deviations_below_the_distance_of_floats_are_refused(logvar, dt
     assert abs(terms.index_code_mi - math.log(50)) < 0.1
 
 
+def test_the_refusal_says_which_items_and_without_them_it_works():
+    mu, logvar = data_set(3, 60, 2)
+    mu[[7, 41]], logvar[[7, 41], 1] = 1e6, -40.0
+    with pytest.raises(ValueError, match=r"2 such items of 60: rows 7, 41. Leave them out, or"):
+        decompose_dataset(mu, logvar, num_samples=100)
+    rest = torch.tensor([n not in (7, 41) for n in range(60)])
+    assert decompose_dataset(mu[rest], logvar[rest], num_samples=100).terms.kl > 0
+    logvar[:12, 1] = -80.0
+    with pytest.raises(ValueError, match=r"13 such items .* 6, 7, and others. Leave"):
+        decompose_dataset(mu, logvar, num_samples=100)
+
+
+def test_nothing_is_printed_as_less_than_nothing():
+    result = decompose_dataset(torch.zeros(200, 2), torch.zeros(200, 2), num_samples=100)
+    assert result.terms.index_code_mi < 0  # by rounding
+    assert "-" not in str(result).replace("+-", "")
+    assert "-" not in str(result.terms)
+
+
 def test_without_one_grid_for_all_the_marginals_are_sampled():
     mu, logvar = data_set(3, 60, 2)
     logvar[0] = -60.0
