@@ -176,7 +176,8 @@ def draw_curves() -> Figure:
         label = name if beta == 1 else f"{name}, beta = {beta}"
         axes.plot(steps, ends[2], color=colour, linewidth=2, label=label)
     axes.set(xlabel="step", ylabel="total correlation, nats", xlim=(0, STEPS))
-    axes.legend(frameon=False)
+    axes.margins(y=0.2)
+    axes.legend(frameon=False, ncols=2)
     return figure
 
 
@@ -186,7 +187,8 @@ def draw_sweep() -> Figure:
     rows = read(ROWS)
     columns = {"MIG": "mig", "total correlation, nats": "total_correlation"}
     columns |= {"reconstruction loss, nats": "reconstruction"}
-    for axes, (title, key) in zip(figure.subplots(1, 3), columns.items(), strict=True):
+    panels = figure.subplots(1, 3)
+    for axes, (title, key) in zip(panels, columns.items(), strict=True):
         for name, colour in zip(FAMILIES, (BLUE, ORANGE), strict=True):
             places = {1: figures(rows, "VAE", 1, key)}
             places |= {beta: figures(rows, name, beta, key) for beta in BETAS}
@@ -194,7 +196,7 @@ def draw_sweep() -> Figure:
         axes.set(title=title, xlabel="beta", xscale="log", ylim=(0, None))
         axes.set_xticks(list(places), [str(beta) for beta in places])
         axes.minorticks_off()
-    axes.legend(frameon=False)
+    panels[0].legend(frameon=False)
     return figure
 
 

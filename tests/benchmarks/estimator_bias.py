@@ -27,10 +27,10 @@ N, D = 10_000, 10
 BATCH_SIZES = (64, 256, 1024)
 CAPACITY = 4096  # of the bank
 # Live dimensions, variance of their means, and their posterior variance.
-CONFIGS = {"A": (5, 0.9, 0.1), "C": (6, 0.99, 0.01)}
+CONFIGS = {"A": (5, 0.9, 0.1), "B": (6, 0.99, 0.01)}
 TITLES = {
     "A": "A: 5 live latents, posterior variance 0.1",
-    "C": "C: 6 live latents, posterior variance 0.01",
+    "B": "B: 6 live latents, posterior variance 0.01",
 }
 TERMS = Terms._fields[:3]
 
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=40_000, help="samples of the exact terms")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for bias.md")
     options = parser.parse_args()
-    # Bracket says so of all batch sizes on C; the table does, too.
+    # Bracket says so of all batch sizes on B; the table does, too.
     warnings.filterwarnings("ignore", "a batch of .* too small", UserWarning)
     results, lines = {}, []
     show = partial(print, sep="\n", end="\n\n", flush=True)
