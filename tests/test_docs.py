@@ -74,7 +74,8 @@ def run(page):
 
 
 def undigited(text):
-    """Return the words of a text, with a sign in place of each number."""
+    """Return the words of a text without colours, with a sign in place of each number."""
+    text = re.sub(r"\x1b\[\d+m", "", text)
     return re.sub(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?", "#", text).split()
 
 
