@@ -1,8 +1,8 @@
 """Small models of scvi-tools on made-up counts."""
 
 import scvi
+from scvi import external
 from scvi import model as models
-from scvi.external import POISSONVI
 
 CELLS, TRAINED, LATENT = 120, 96, 3
 
@@ -18,8 +18,10 @@ SERVED = {
     "TOTALVI": (models.TOTALVI, BATCH | PROTEINS, {"n_latent": LATENT}),
     "MULTIVI": (models.MULTIVI, BATCH | REGIONS, OPTIONS),
     "PEAKVI": (models.PEAKVI, BATCH, OPTIONS),
-    "POISSONVI": (POISSONVI, BATCH, OPTIONS),
+    "POISSONVI": (external.POISSONVI, BATCH, OPTIONS),
 }
+if hasattr(external, "DRVI"):  # from scvi-tools 1.5 on, which needs Python 3.12
+    SERVED["DRVI"] = (external.DRVI, BATCH, OPTIONS)
 REFUSED = {
     "SCANVI": (models.SCANVI, LABELS | {"unlabeled_category": "unknown"}, OPTIONS),
     "AUTOZI": (models.AUTOZI, BATCH, OPTIONS),
