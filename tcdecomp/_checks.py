@@ -12,13 +12,16 @@ from contextvars import ContextVar
 from typing import Any, SupportsIndex
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset
 
 __all__ = [
     "WarnOnce",
     "check_finite",
+    "check_generator",
     "check_logvar",
     "check_tensors",
+    "checked_device",
     "checked_int",
     "checked_labels",
     "checked_size",
@@ -140,13 +143,36 @@ def checked_size(dataset_size: SupportsIndex, items: int = 1) -> int:
     try:
         size = integer(dataset_size)
     except TypeError:
-        got = f"{dataset_size!r} ({type(dataset_size).__name__})"
+        kind = type(dataset_size).__name__
+        got = f"{dataset_size!r} ({kind})"
+        if isinstance(dataset_size, Dataset | DataLoader):
+            got = f"a {kind}. Pass len(dataset), or len(loader.dataset)"
         raise TypeError(f"dataset_size must be an int, {what}; got {got}") from None
     if size < items:
         raise ValueError(
             f"dataset_size must be {what}, at least the batch size M = {items}; got {size}"
         )
     return size
+
+
+def checked_device(device: torch.device | str) -> torch.device:
+    """Return a device on which torch can make a tensor here, or raise a ValueError."""
+    try:
+        return torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f'device must be one that torch has here, such as "cpu"; got {device!r}: '
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def check_generator(generator: object) -> None:
+    """Raise a TypeError for what is no source of random numbers."""
+    if generator is not None and not isinstance(generator, Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator; got {type(generator).__name__}. "
+            "torch.Generator().manual_seed(0) makes one"
+        )
 
 
 def check_tensors(**tensors: Tensor) -> None:
@@ -162,7 +188,8 @@ def check_tensors(**tensors: Tensor) -> None:
     devices = set()
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor; got {type(tensor).__name__}")
+            remedy = f". Pass torch.as_tensor({name})" if hasattr(tensor, "__array__") else ""
+            raise TypeError(f"{name} must be a torch.Tensor; got {type(tensor).__name__}{remedy}")
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must have a floating-point dtype; got {tensor.dtype}")
         devices.add(tensor.device)

@@ -11,7 +11,13 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from tcdecomp._checks import check_finite, check_logvar, check_tensors, largest_logvar
+from tcdecomp._checks import (
+    check_finite,
+    check_generator,
+    check_logvar,
+    check_tensors,
+    largest_logvar,
+)
 
 __all__ = ["Posterior"]
 
@@ -143,6 +149,7 @@ class Posterior:
             Source of the noise, on the device of ``mu``; None takes torch's global one. A
             generator of your own keeps a sample for a log from changing a training run.
         """
+        check_generator(generator)
         working = self.in_working_precision()
         noise = torch.randn(
             working.mu.shape, generator=generator, dtype=working.mu.dtype, device=working.mu.device

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, constraints, kl_divergence
 
+from tcdecomp._checks import refuse_class
 from tcdecomp.posterior import Posterior, log_normal
 
 __all__ = [
@@ -37,6 +38,7 @@ def check_prior(prior: Prior) -> None:
     TypeError
         If the prior is not None, a Distribution or a callable.
     """
+    refuse_class("prior", prior)
     if prior is not None and not isinstance(prior, Distribution) and not callable(prior):
         raise TypeError(
             "prior must be None (standard normal), a torch Distribution or a callable that "

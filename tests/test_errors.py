@@ -56,10 +56,16 @@ CALLS = {
         ValueError,
         "z, mu and logvar must not be empty; got shape (8, 0)",
     ),
+    "data set for N": (
+        (Z, MU, LOGVAR, torch.utils.data.TensorDataset(Z)),
+        TypeError,
+        f"dataset_size must be an int, {N_IS}; got a TensorDataset. Pass len(dataset), or "
+        "len(loader.dataset)",
+    ),
     "array": (
         (Z, MU.numpy(), LOGVAR, 100),
         TypeError,
-        "mu must be a torch.Tensor; got ndarray",
+        "mu must be a torch.Tensor; got ndarray. Pass torch.as_tensor(mu)",
     ),
     "integers": (
         (Z, MU, LOGVAR.long(), 100),

@@ -9,6 +9,7 @@ from typing import get_args
 import torch
 from torch import Generator
 
+from tcdecomp._checks import checked_device
 from tcdecomp.auditor import numerics, verdicts
 from tcdecomp.auditor.fit import search
 from tcdecomp.auditor.forms import UNKNOWN
@@ -77,7 +78,7 @@ def audit(
         If ``terms_fn`` is not callable with these arguments, or returns something else, or
         ``dtype`` is not a floating-point dtype.
     ValueError
-        If ``returns`` is none of the three.
+        If ``returns`` is none of the three, or torch does not have the device.
 
     References
     ----------
@@ -99,7 +100,7 @@ def audit(
             f"dtype must be a floating-point torch.dtype, such as torch.float64; got {dtype!r}"
         )
     function, takes_size = with_size(terms_fn)
-    subject = Subject(function, torch.device(device), dtype, returns, takes_size)
+    subject = Subject(function, checked_device(device), dtype, returns, takes_size)
     with default_device(torch.device("cpu")):
         try:
             return _audit(subject, Generator().manual_seed(seed))

@@ -17,7 +17,13 @@ from torch import Generator, Tensor
 from torch.distributions import Distribution
 
 from tcdecomp._autocast import no_autocast
-from tcdecomp._checks import check_finite, check_logvar, check_tensors, warn_always
+from tcdecomp._checks import (
+    check_finite,
+    check_generator,
+    check_logvar,
+    check_tensors,
+    warn_always,
+)
 from tcdecomp._evidence import doubt_of_logvar
 from tcdecomp._processes import Division, shared_refusal
 from tcdecomp._progress import progress
@@ -50,6 +56,7 @@ def sample_densities(
     Parameters and errors are those of :func:`tcdecomp.decompose_dataset`; a group is a list of
     distinct dimensions.
     """
+    check_generator(generator)
     posterior, factors = _all_rows(mu, logvar, samples, prior, division)
     with torch.no_grad(), no_autocast(posterior.mu.device):
         data = _DataSet(posterior, factors, division)

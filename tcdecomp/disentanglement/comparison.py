@@ -221,7 +221,9 @@ def compare(
     linear R2   1.000    1.000
     """
     if not isinstance(models, Mapping) or not models:
-        raise TypeError(f"models must map names to reports; got {models!r:.80}")
+        raise TypeError(
+            f'models must map names to reports, as in {{"ours": report}}; got {models!r:.80}'
+        )
     seeds = {name: _reports(name, given) for name, given in models.items()}
     return Comparison(
         {name: _numbers(reports, confidence) for name, reports in seeds.items()}, _notes(seeds)

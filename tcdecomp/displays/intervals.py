@@ -15,7 +15,7 @@ from tcdecomp.displays.axes import DARK, Display, check_kind, ink, name_columns,
 from tcdecomp.metrics import Interval, mutual_info_gap, score_interval
 from tcdecomp.metrics.columns import warn_caller
 from tcdecomp.metrics.inputs import check_rows, read_columns
-from tcdecomp.metrics.intervals import check_resamples, scores_of_parts
+from tcdecomp.metrics.intervals import check_resamples, check_score, scores_of_parts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -173,8 +173,7 @@ class SampleSizeDisplay(Display):
         targets = read_columns(factors, "factors", "v", vector=True)
         check_rows(latents, targets)
         n, rng = latents.shape[0], check_random_state(random_state)
-        if not callable(score):
-            raise TypeError(f"score must be a function, such as tcdecomp.mig_score; got {score!r}")
+        check_score(score)
         check_resamples(n_resamples)
         if sizes is None:
             sizes = sorted({int(s) for s in np.geomspace(min(max(n // 100, 50), n), n, 8).round()})

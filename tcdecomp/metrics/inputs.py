@@ -146,10 +146,13 @@ def read_flags(flags: object, argument: str, of: str, count: int) -> list[bool]:
 def refuse_single(factors: Columns, flags: Iterable[Any]) -> None:
     """Raise a ValueError that names the factors with a true flag: they have a single label."""
     if single := factors.named(flags):
+        rows, columns = factors.shape
+        remedy = "The entropy of such a factor is 0: leave it out"
+        if columns > rows:
+            remedy = f"factors have {columns} columns of {rows} rows: pass factors.T"
         raise ValueError(
             "factors must take at least two values (two bins, if they are not discrete) in the "
-            f"rows of positive weight; got one in {list_names(single)}. The entropy of such a "
-            "factor is 0: leave it out"
+            f"rows of positive weight; got one in {list_names(single)}. {remedy}"
         )
 
 
@@ -178,9 +181,10 @@ def _array_columns(data: object, argument: str, prefix: str, vector: bool) -> Co
         own_name = f"{prefix}0" if name is None else str(name)
         return Columns(argument, (own_name,), (_as_numbers(array),), _index(data))
     if array.ndim != 2:
+        got = f"shape {array.shape}" if array.ndim else type(data).__name__
         raise ValueError(
             f"{argument} must have shape (n, columns), one row per item"
-            f"{', or (n,)' if vector else ''}; got shape {array.shape}. "
+            f"{', or (n,)' if vector else ''}; got {got}. "
             "A single column is an array of shape (n, 1)"
         )
     names = tuple(f"{prefix}{index}" for index in range(array.shape[1]))

@@ -14,7 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from tcdecomp.metrics.columns import warn_caller
 from tcdecomp.metrics.inputs import check_rows, read_columns, read_weight
 
-__all__ = ["Interval", "check_resamples", "interval_of_mean", "score_interval", "scores_of_parts"]
+__all__ = [
+    "Interval",
+    "check_resamples",
+    "check_score",
+    "interval_of_mean",
+    "score_interval",
+    "scores_of_parts",
+]
 
 _LARGEST = 10_000  # rows of a random part; more take longer and tell no more
 _TRIES = 4  # parts that are drawn, at most, for each that has a score
@@ -112,6 +119,7 @@ def score_interval(
     """
     from sklearn.utils import check_random_state
 
+    check_score(score)
     latents = read_columns(codes, "codes", "z")
     targets = read_columns(factors, "factors", "v", vector=True)
     check_rows(latents, targets)
@@ -143,6 +151,12 @@ def score_interval(
         for name, v in value.items()
     }
     return found.get("", found)
+
+
+def check_score(score: object) -> None:
+    """Raise a TypeError if the score is no function."""
+    if not callable(score):
+        raise TypeError(f"score must be a function, such as tcdecomp.mig_score; got {score!r}")
 
 
 def check_resamples(count: Any) -> None:

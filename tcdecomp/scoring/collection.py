@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
+from tcdecomp._checks import checked_device, warn_user
+from tcdecomp._evidence import doubt_of_sample
 from tcdecomp._progress import progress
 from tcdecomp.plugins import NoAdapterError, answer_of, as_posterior, called_with
+from tcdecomp.posterior import Posterior
 from tcdecomp.scoring.loaders import (
     FactorsIn,
     InputsIn,
@@ -106,8 +109,10 @@ class _Encoder:
 
     def __init__(self, model: Any, inputs: InputsIn, device: torch.device | str | None) -> None:
         self.model, self.inputs, self.device = model, inputs, device
+        if device is not None:
+            checked_device(device)
         self.name = getattr(model, "__name__", type(model).__name__)
-        self.called = False
+        self.called = self.looked = False
 
     def __call__(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         x = inputs_of(batch, self.inputs)
@@ -118,7 +123,18 @@ class _Encoder:
         if isinstance(answer, Tensor) and answer.dim() == 2 and answer.is_floating_point():
             return answer.detach().clone(), None
         posterior = as_posterior(answer, self.name)
+        if isinstance(answer, tuple | list) and len(answer) == 3 and not self.looked:
+            self._look(posterior)
         return posterior.mu.detach().clone(), posterior.logvar.detach().clone()
+
+    def _look(self, posterior: Posterior) -> None:
+        """Warn if z of the first batch does not fit its moments: their order may be another."""
+        self.looked = True
+        doubt = None if torch.equal(posterior.z, posterior.mu) else doubt_of_sample(posterior)
+        if doubt is not None:
+            warn_user(
+                f"Three tensors of {self.name} are read in the order z, mu, logvar, but {doubt}"
+            )
 
     def _answer(self, x: Any, batch: Any) -> Any:
         try:
@@ -230,4 +246,4 @@ def _check_batches(batches: object) -> None:
 
 
 def _is_array(value: object) -> bool:
-    return isinstance(value, Tensor | np.ndarray)
+    return isinstance(value, Tensor) or hasattr(value, "__array__")  # such as a data frame

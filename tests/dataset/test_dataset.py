@@ -283,6 +283,12 @@ def test_printing_shows_a_table():
 MU, LOGVAR = data_set(7, 8, 3)
 CALLS = {
     "array": ((MU.numpy(), LOGVAR), {}, TypeError, "mu must be a torch.Tensor; got ndarray"),
+    "seed": (
+        (MU, LOGVAR),
+        {"generator": 0},
+        TypeError,
+        "generator must be a torch.Generator; got int",
+    ),
     "shapes": (
         (MU, LOGVAR[:, :2]),
         {},

@@ -204,8 +204,8 @@ def test_a_panel_for_each_number():
 @pytest.mark.parametrize(
     ("models", "error", "text"),
     [
-        ([1], TypeError, r"models must map names to reports; got \[1\]"),
-        ({}, TypeError, "models must map names to reports; got {}"),
+        ([1], TypeError, r"models must map .*, as in {.ours.: report}; got \[1\]"),
+        ({}, TypeError, "models must map .*; got {}"),
         ({"a": 3}, TypeError, "models must map names to reports; got 3 for 'a'"),
         ({"a": []}, ValueError, "at least one report for 'a'; got none"),
     ],

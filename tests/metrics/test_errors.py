@@ -55,7 +55,7 @@ BAD_ARRAYS = {
         r"A single column is an array of shape \(n, 1\)$",
     ),
     "codes of three": ({"codes": Z[None]}, ValueError, r"^codes must .* got shape \(1, 60, 3\)"),
-    "codes of none": ({"codes": 3.0}, ValueError, r"^codes must have shape .* got shape \(\)"),
+    "codes of none": ({"codes": 3.0}, ValueError, r"^codes must have shape .* got float\."),
     "factors of three": (
         {"factors": torch.zeros(60, 2, 1)},
         ValueError,
@@ -501,3 +501,8 @@ def test_12_fractions_in_60_rows_are_not_too_many():
 def test_options_are_keyword_only():
     with pytest.raises(TypeError, match="positional"):
         mig_score(Z, FACTORS, 20)
+
+
+def test_transposed_arrays_are_told():
+    with pytest.raises(ValueError, match=r"factors have 60 columns of 2 rows: pass factors.T$"):
+        mig_score(np.zeros((2, 60)), np.column_stack([V, V]).T)

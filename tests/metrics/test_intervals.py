@@ -141,3 +141,8 @@ def test_the_mean_of_models():
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call(*problem(100, 0))
+
+
+def test_the_score_is_a_function():
+    with pytest.raises(TypeError, match=r"score must be a function, such as .*; got 'mig'"):
+        score_interval("mig", *problem(600, 0))

@@ -968,7 +968,21 @@ CALLS = {
         TypeError,
         "device must be None without",
     ),
+    "a device that there is not": (
+        (VAE(), [X]),
+        {"device": "gpu"},
+        ValueError,
+        "device must be one that torch has here, such as \"cpu\"; got 'gpu': ",
+    ),
+    "a data frame for batches": (
+        (VAE(), pd.DataFrame(X)),
+        {},
+        TypeError,
+        "batches must be a DataLoader or another iterable of batches; got DataFrame",
+    ),
+    "a class for the model": ((VAE, [X]), {}, TypeError, "model must be .*; got the class VAE"),
     "prior": ((MU,), {"prior": 3}, TypeError, "prior must be None"),
+    "a class for the prior": ((MU,), {"prior": Normal}, TypeError, "prior must .*class Normal"),
     "few samples": ((MU,), {"num_samples": 3}, ValueError, "num_samples must be an int >= 100"),
     "seed": ((MU,), {"seed": 1.5}, TypeError, "seed must be an int; got 1.5"),
     "a bool for a seed": ((MU,), {"seed": True}, TypeError, "seed must be an int; got True"),
@@ -991,6 +1005,16 @@ def test_errors(case):
     arguments, options, error, text = CALLS[case]
     with pytest.raises(error, match=re.compile(text, re.DOTALL)):
         score(*arguments, **options)
+
+
+def test_three_tensors_in_another_order_are_doubted():
+    generator = torch.Generator().manual_seed(0)
+    mu = 3 * torch.randn(60, 4, generator=generator)
+    z, _, logvar = Posterior.from_moments(mu, torch.full_like(mu, -2.0), generator=generator)
+    message = "are read in the order z, mu, logvar, but z does not look like a sample"
+    with pytest.warns(UserWarning, match=message):
+        score(lambda _: (mu, logvar, z), [X], **FEW)
+    score(lambda _: (z, mu, logvar), [X], **FEW)  # silent
 
 
 @pytest.mark.parametrize("options", [{"num_samples": 3}, {"prior": 3}, {"active_threshold": -1}])
