@@ -59,6 +59,7 @@ class WarmUp:
 
     end: float
     steps: int
+    _: KW_ONLY
     start: float = 0.0
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ TERMS = Terms(*torch.tensor([5.0, 1.0, 2.0, 8.5], dtype=torch.float64))
 
 @st.composite
 def warm_ups(draw):
-    return WarmUp(draw(NUMBERS), draw(STEPS), draw(NUMBERS))
+    return WarmUp(draw(NUMBERS), draw(STEPS), start=draw(NUMBERS))
 
 
 @st.composite
@@ -88,7 +88,7 @@ def test_every_value_lies_between_the_known_ones(schedule, step):
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6), STEPS, STEPS)
 def test_from_weights_that_are_allowed_come_weights_that_are_allowed(start, end, steps, step):
-    TCDecomposition(beta=WarmUp(end, steps, start)(step))
+    TCDecomposition(beta=WarmUp(end, steps, start=start)(step))
 
 
 def test_of_another_schedule_the_first_value_is_known():
@@ -214,10 +214,15 @@ OPTIONS = {
     "float steps": (lambda: WarmUp(1, 10.0), TypeError, "steps " + COUNT.format(0, 10.0)),
     "bool steps": (lambda: WarmUp(1, True), TypeError, "steps " + COUNT.format(0, True)),
     "end": (lambda: WarmUp(math.nan, 1), ValueError, "end must be finite; got nan"),
-    "start": (lambda: WarmUp(1, 1, -math.inf), ValueError, "start must be finite; got -inf"),
+    "start": (lambda: WarmUp(1, 1, start=-math.inf), ValueError, "start must be finite; got -inf"),
     "text": (lambda: WarmUp("1", 1), TypeError, "end must be a number; got str"),
     "tensor": (lambda: WarmUp(torch.ones(()), 1), TypeError, "end must be a number; got Tensor"),
     "bool": (lambda: WarmUp(True, 1), TypeError, "end must be a number; got bool"),
+    "start first": (
+        lambda: WarmUp(0, 6, 100),
+        TypeError,
+        "WarmUp.__init__() takes 3 positional arguments but 4 were given",
+    ),
     "period": (lambda: Cyclic(1, 1), ValueError, "period " + COUNT.format(2, 1)),
     "float period": (lambda: Cyclic(1, 8.0), TypeError, "period " + COUNT.format(2, 8.0)),
     "high": (lambda: Cyclic(math.inf, 8), ValueError, "high must be finite; got inf"),

@@ -100,6 +100,7 @@ class Bracket:
     def __init__(self, *, prior: Prior = None, kl: KL = "closed", kernel: Kernel = "auto") -> None:
         self._options = Options(prior=prior, kl=kl, kernel=kernel)
         self._count, self._rows = 0, 0
+        self._size: int | None = None  # N
         # Sums over batches of value, lower and upper of each row, and of their squares.
         self._sums = torch.zeros(2, _SAMPLED + 1, 3, dtype=torch.float64, device="cpu")
         self._doubt = WarnOnce()
@@ -122,12 +123,14 @@ class Bracket:
     ) -> Terms:
         """Add a batch, and return its terms as ``decompose`` does, without a graph.
 
-        Parameters and errors are those of :func:`tcdecomp.decompose`.
+        Parameters and errors are those of :func:`tcdecomp.decompose`. N must be the same for all
+        batches, or it is a ValueError.
         """
         batch = Batch(z, mu, logvar, dataset_size, self._options, items=items, doubt=self._doubt)
         upper, lower = batch.terms_by(mss, inclusive)
         if batch.items < batch.dataset_size:  # else the terms are exact
             self._doubt_size(lower.index_code_mi.item(), batch.items)
+        self._agree(batch.dataset_size)
         values = _endpoints(upper, lower)
         self._signed |= differs_by_item(batch.prior)
         self._count, self._rows = self._count + 1, self._rows + batch.items
@@ -177,7 +180,16 @@ class Bracket:
         return bare
 
     def merge(self, other: Bracket) -> None:
-        """Add what another has seen, as of another process or another part of the data."""
+        """Add what another has seen, as of another process or another part of the data.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no Bracket, or one of another N.
+        """
+        if not isinstance(other, Bracket):
+            raise TypeError(f"other must be a Bracket; got {type(other).__name__}")
+        self._agree(other._size)
         self._count, self._rows = self._count + other._count, self._rows + other._rows
         self._sums = self._sums + other._sums
         self._signed |= other._signed
@@ -188,6 +200,15 @@ class Bracket:
         lines = [f"{name:20}{_written(self.interval(name), self._count)}" for name in _NAMES]
         batches = f"{self._count} batches" if self._count > 1 else "an estimate from one batch"
         return "\n".join([f"nats, {batches} of {self._rows / self._count:.4g} items", *lines])
+
+    def _agree(self, size: int | None) -> None:
+        """Refuse another N: its terms are those of another q(z)."""
+        if None not in (size, self._size) and size != self._size:
+            raise ValueError(
+                f"dataset_size must be the same for all batches of a Bracket; got {size} after "
+                f"{self._size}. Make a Bracket for each data set"
+            )
+        self._size = self._size if size is None else size
 
     def _doubt_size(self, information: float, size: int) -> None:
         if information > math.log(size) - MARGIN:

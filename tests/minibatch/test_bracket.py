@@ -125,6 +125,22 @@ def test_parts_merge_into_the_whole():
         assert_close([merged.low, merged.high], [want.low, want.high])
 
 
+def test_a_bracket_is_of_one_data_set():
+    mu, logvar = data(60)
+    bracket, other = Bracket(), Bracket()
+    bracket.update(sample(mu, logvar, 0), mu, logvar, 100)
+    other.update(sample(mu, logvar, 1), mu, logvar, 200)
+    message = "dataset_size must be the same for all batches of a Bracket; got 200 after 100"
+    with pytest.raises(ValueError, match=message):
+        bracket.update(sample(mu, logvar, 1), mu, logvar, 200)
+    for part in (other, other.seen()):
+        with pytest.raises(ValueError, match=message):
+            bracket.merge(part)
+    assert bracket.num_batches == 1
+    with pytest.raises(TypeError, match="other must be a Bracket; got dict"):
+        bracket.merge({})
+
+
 def test_a_batch_too_small_is_told_once():
     mu = 100.0 * torch.arange(8.0)[:, None]
     bracket = Bracket()
