@@ -57,7 +57,13 @@ class TCVAE(TCVAEMixin, LightningModule):
     ------
     TypeError, ValueError
         If an argument is not of its type, or out of its range; in a step, if encoder or decoder
-        return other shapes.
+        return other shapes; in the first step, if x is not in [0, 1] and the likelihood is
+        "bernoulli".
+
+    Warns
+    -----
+    UserWarning
+        If a torch DataLoader for the training draws from another number of items.
 
     Examples
     --------

@@ -220,3 +220,24 @@ def test_networks_of_other_shapes_are_refused(pl):
         made(pl, encoder=nn.Linear(PIXELS, 2)).encode(X)
     with pytest.raises(TypeError, match=r"batch must be a Tensor x, or a sequence .*; got dict"):
         made(pl).encode({"x": X})
+
+
+def test_x_must_be_a_probability_for_a_bernoulli_likelihood(pl):
+    x = torch.linspace(-0.5, 255, 16 * PIXELS).reshape(16, PIXELS)
+    message = r"x must lie between 0 and 1 .*; got values from -0.5 to 255. Scale x, or pass like"
+    with pytest.raises(ValueError, match=message):
+        made(pl).reconstruction_loss(torch.zeros(16, DIM), x)
+    made(pl, likelihood="gaussian").reconstruction_loss(torch.zeros(16, DIM), x)
+
+
+@pytest.mark.parametrize("make", ["ready", "attached"])
+def test_another_n_than_that_of_the_training_loader_is_told_once(pl, make):
+    if make == "ready":
+        model = made(pl, size=1000)
+    else:
+        model = outsiders(pl)()
+        attach(model, TCDecomposition(beta=6), 1000)
+    message = f"dataset_size is 1000, but the training loader draws from {SIZE} items. Pass data"
+    with pytest.warns(UserWarning, match=message) as caught:
+        fit(pl, model, max_epochs=2)
+    assert sum("training loader" in str(warning.message) for warning in caught) == 1

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from tcdecomp import Posterior, TCDecomposition, hookimpl
-from tcdecomp.plugins import Attachment, KLWeight, as_posterior, check_criterion
+from tcdecomp.plugins import Attachment, KLWeight, as_posterior, check_criterion, warn_user
+from tcdecomp.scoring.loaders import size_of
 
-__all__ = ["criterion_of", "latest_posterior", "left_posterior", "tcdecomp_attach"]
+__all__ = ["criterion_of", "doubt_size", "latest_posterior", "left_posterior", "tcdecomp_attach"]
 
 
 @hookimpl
@@ -47,6 +48,7 @@ class _StepAttachment(Attachment):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.weight = KLWeight()
+        self.looked = False
 
     def detach(self) -> None:
         # A Trainer wraps the steps of a compiled module, and can put back those before.
@@ -55,6 +57,17 @@ class _StepAttachment(Attachment):
             vars(self.model)["training_step"] = self
             context["original_training_step"] = self.original
         super().detach()
+
+
+def doubt_size(module: Any, size: int | None) -> None:
+    """Warn if the module's trainer has a training loader of another number of items."""
+    loader = getattr(getattr(module, "_trainer", None), "train_dataloader", None)
+    found = size_of(loader)
+    if found not in (None, size):
+        warn_user(
+            f"dataset_size is {size}, but the training loader draws from {found} items. Pass "
+            f"dataset_size={found}, unless its data set repeats items"
+        )
 
 
 def latest_posterior(module: Any) -> Any:
@@ -87,6 +100,9 @@ def criterion_of(module: Any) -> TCDecomposition | None:
 
 def _training_step(attachment: _StepAttachment, *args: Any, **kwargs: Any) -> Any:
     module = attachment.model
+    if not attachment.looked:
+        attachment.looked = True
+        doubt_size(module, attachment.dataset_size)
     before = latest_posterior(module)
     output = attachment.original(*args, **kwargs)
     posterior = left_posterior(module, before)

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from tcdecomp import DensityRatioTC, Posterior, TCDecomposition
 from tcdecomp.plugins import as_posterior, check_criterion, checked_int
+from tcdecomp_adapters._lightning.step import doubt_size
 
 __all__ = ["TCVAEMixin"]
 
@@ -70,6 +71,7 @@ class TCVAEMixin(nn.Module):
         self.density_ratio_lr = float(density_ratio_lr)
         self.automatic_optimization = density_ratio is None  # two optimizers take turns otherwise
         self.posterior: Posterior | None = None
+        self._looked = False
         # Numbers and names only: torch loads a checkpoint with anything else only if told to.
         saved = ("dataset_size", "likelihood", "lr")
         self.save_hyperparameters({name: getattr(self, name) for name in saved})
@@ -86,7 +88,14 @@ class TCVAEMixin(nn.Module):
             raise ValueError(
                 f"decoder must return the shape of x, {tuple(x.shape)}; got {tuple(output.shape)}"
             )
+        if not self._looked and not torch.compiler.is_compiling():  # in one batch, for the time
+            self._looked = True
+            _check_range(self.likelihood, x)
         return _NEGATIVE_LOG_LIKELIHOODS[self.likelihood](output, x) / len(x)
+
+    def on_train_start(self) -> None:
+        """Warn if the training loader has another number of items than ``dataset_size``."""
+        doubt_size(self, self.dataset_size)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Return reconstruction loss plus criterion, and leave the posterior, detached.
@@ -200,6 +209,15 @@ def _one_batch(criterion: TCDecomposition, together: bool) -> Iterator[None]:
         yield
     finally:
         criterion.process_group = before
+
+
+def _check_range(likelihood: str, x: Tensor) -> None:
+    low, high = (end.item() for end in x.aminmax())
+    if likelihood == "bernoulli" and not 0 <= low <= high <= 1:
+        raise ValueError(
+            'x must lie between 0 and 1 with likelihood="bernoulli"; got values from '
+            f'{low:.4g} to {high:.4g}. Scale x, or pass likelihood="gaussian"'
+        )
 
 
 def _images(batch: Any) -> Tensor:
