@@ -165,7 +165,8 @@ def test_a_sampled_kl_is_not_logged_as_the_kl(pl):
 def test_options_come_from_an_attachment(pl):
     model, criterion = outsiders(pl)(), Counting(beta=6)
     attach(model, criterion, 1000)
-    fit(pl, model, pl.TCMonitor())
+    with pytest.warns(UserWarning, match="the training loader draws from 64 items"):
+        fit(pl, model, pl.TCMonitor())
     assert len(criterion.asked) == 4
     assert all(arguments[-1] == 1000 for arguments in criterion.asked)
 
