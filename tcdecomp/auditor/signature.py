@@ -17,6 +17,7 @@ __all__ = ["TermsFunction", "with_size"]
 TermsFunction = Callable[..., Any]
 
 # In small letters, without underscores
+ORDER = ["z", "mu", "logvar"]
 NAMES = {"n", "ndata", "ntrain", "numdata", "numtrain", "datasize", "datasetsize", "trainsize"}
 
 
@@ -35,6 +36,7 @@ def with_size(function: TermsFunction) -> tuple[TermsFunction, bool]:
         signature = inspect.signature(called)
     except (TypeError, ValueError):  # of some callables in C
         return function, True
+    _check_order(signature)
     stated = function.keywords if isinstance(function, partial) else {}
     names = (n for n in signature.parameters if n.lower().replace("_", "") in NAMES)
     fits = (n for n in names if n not in stated and _bound(signature, 3, **{n: 3}))
@@ -50,6 +52,17 @@ def with_size(function: TermsFunction) -> tuple[TermsFunction, bool]:
         f"terms_fn must take (z, mu, logvar, N) or (z, mu, logvar); it takes {signature}. Wrap it "
         "in a lambda: lambda z, mu, logvar, N: ..."
     )
+
+
+def _check_order(signature: Signature) -> None:
+    """Refuse z, mu and logvar in another order, if the parameters have these names."""
+    first = list(signature.parameters)[:3]
+    plain = [name.lower().replace("_", "") for name in first]
+    if plain != ORDER and sorted(plain) == sorted(ORDER):
+        raise TypeError(
+            f"terms_fn must take z, mu, logvar in this order; it takes {signature}. Wrap it in a "
+            f"lambda: lambda z, mu, logvar, N: terms_fn({', '.join(plain)}, ...)"
+        )
 
 
 def _bound(signature: Signature, count: int, **named: int) -> BoundArguments | None:

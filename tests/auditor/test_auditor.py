@@ -424,6 +424,18 @@ def test_arguments_are_checked():
         audit(code.mss, dtype="float32")
 
 
+def test_names_of_parameters_in_another_order_are_refused():
+    def tc(mu, log_var, z, dataset_size):
+        return code.mss(z, mu, log_var, dataset_size)
+
+    message = "in this order; it takes (mu, log_var, z, dataset_size). Wrap it in a lambda: lambda "
+    with pytest.raises(
+        TypeError, match=re.escape(f"{message}z, mu, logvar, N: terms_fn(mu, logva")
+    ):
+        audit(tc)
+    assert audit(lambda z, mu, logvar, n: tc(mu, logvar, z, n)).estimator == "symmetric MSS"
+
+
 def test_code_may_write_into_its_input():
     def writes(z, mu, logvar, total):
         terms = code.mss(z.clone(), mu.clone(), logvar.clone(), total)
