@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tcdecomp.posterior import Posterior
 
-__all__ = ["doubt_of_logvar", "doubt_of_rows", "doubt_of_sample"]
+__all__ = ["doubt_of_gradient", "doubt_of_logvar", "doubt_of_rows", "doubt_of_sample"]
 
 NATS = 30.0  # a false alarm has a probability below e^-30
 VISIBLE = 32.0  # standard deviations count from so many roundings of mu on
@@ -149,6 +149,16 @@ def _doubt_of_a_latent(residuals: Tensor, count: Tensor) -> str | None:
         f"{square[j].item():.3g} over {int(count[j])} rows, where 0 and 1 are expected of a "
         "standard deviation exp(0.5 * logvar). Is z of other rows, clipped, or normalised? "
         "z = Posterior.from_moments(mu, logvar).z draws a sample"
+    )
+
+
+def doubt_of_gradient(posterior: Posterior) -> str | None:
+    """Doubt that z is reparameterised, since the means have a gradient, and z has none."""
+    if posterior.z.requires_grad or not posterior.mu.requires_grad or not torch.is_grad_enabled():
+        return None
+    return (
+        "z carries no gradient, but mu does: the gradient of the estimated terms is wrong. Draw z "
+        "with rsample(), not sample(), or as mu + exp(0.5 * logvar) * noise, and do not detach it"
     )
 
 

@@ -7,9 +7,11 @@ from dataclasses import fields
 from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tcdecomp._checks import WarnOnce, doubting
+from tcdecomp._evidence import doubt_of_gradient
 from tcdecomp._processes import Group
 from tcdecomp.kernels import Kernel
 from tcdecomp.minibatch.bank import PosteriorBank
@@ -239,7 +241,10 @@ class TCDecomposition(nn.Module):
     def _weighted_kl(self, weights: tuple[float, float, float], *batch: Any) -> Tensor:
         alpha, beta, gamma = weights
         estimates = not alpha == beta == gamma
-        return self._batch(*batch, estimates=estimates).weighted_kl(*weights)
+        made = self._batch(*batch, estimates=estimates)
+        if estimates and not torch.compiler.is_compiling() and doubting():
+            self._doubt("gradient", doubt_of_gradient(made.posterior))
+        return made.weighted_kl(*weights)
 
     def _batch(
         self,

@@ -184,6 +184,21 @@ def test_a_criterion_looks_again_later():
         criterion(Z, MU, 0.5 * LOGVAR, 10_000)
 
 
+def test_a_sample_without_a_gradient_is_told_once():
+    mu, logvar = MU.clone().requires_grad_(), LOGVAR
+    posterior = Normal(mu, (0.5 * logvar).exp())
+    criterion = TCDecomposition(beta=6)
+    with pytest.warns(UserWarning, match=r"z carries no gradient, but mu does: .* rsample\(\)"):
+        criterion(posterior.sample(), mu, logvar, 1000)
+    criterion(posterior.sample(), mu, logvar, 1000)  # silent, as all below
+    TCDecomposition(beta=6)(posterior.rsample(), mu, logvar, 1000)
+    TCDecomposition()(posterior.sample(), mu, logvar, 1000)  # the closed form alone
+    TCDecomposition(beta=6)(posterior.rsample(), mu.detach(), logvar, 1000)
+    decompose(posterior.sample(), mu, logvar, 1000)
+    with torch.no_grad():
+        TCDecomposition(beta=6)(posterior.sample(), mu, logvar, 1000)
+
+
 def test_without_a_look_nothing_is_told():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
