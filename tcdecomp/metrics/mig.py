@@ -204,7 +204,7 @@ def mutual_info_gap(
         codes,
         factors,
         correction,
-        n_bins=bins if n_bins is None else n_bins,
+        n_bins=bins if n_bins is None and not isinstance(codes, Tables) else n_bins,
         strategy=strategy,
         discrete_codes=discrete_codes,
         discrete_factors=discrete_factors,

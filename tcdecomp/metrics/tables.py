@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -210,11 +211,16 @@ def as_tables(codes: Any, factors: Any, **options: Unpack[TableOptions]) -> Tabl
     """Return finished tables unchanged, or make the tables of codes and factors."""
     if not isinstance(codes, Tables):
         return contingency_tables(codes, factors, **options)
-    weight = options.get("sample_weight")
-    given = {"factors": factors, "sample_weight": weight}
-    if superfluous := [name for name, value in given.items() if value is not None]:
+    given = {"factors": factors, **options}
+    parameters = inspect.signature(contingency_tables).parameters
+    defaults = {name: repr(parameter.default) for name, parameter in parameters.items()}
+    superfluous = [
+        name for name, value in given.items() if value is not None and repr(value) != defaults[name]
+    ]
+    if superfluous:
         raise TypeError(
-            f"{' and '.join(superfluous)} must be None beside finished tables, which contain them"
+            f"{' and '.join(superfluous)} must be left out beside finished tables, which contain "
+            "them: pass them to contingency_tables"
         )
     return codes
 

@@ -181,12 +181,18 @@ BAD = {
     "factors too": (
         lambda: mig_score(OTHER, FACTORS),
         TypeError,
-        "factors must be None beside fin",
+        "factors must be left out beside fin",
     ),
     "weights too": (
         lambda: mig_score(OTHER, sample_weight=np.ones(500)),
         TypeError,
-        "sample_weight must be None beside finished tables",
+        "sample_weight must be left out beside finished tables",
+    ),
+    "options too": (
+        lambda: mig_score(OTHER, n_bins=5, discrete_codes=True),
+        TypeError,
+        "n_bins and discrete_codes must be left out beside finished tables, which contain them: "
+        "pass them to contingency_tables",
     ),
     "no factors": (lambda: mig_score(CODES), ValueError, "factors must have shape"),
     "fractions": (
