@@ -118,6 +118,7 @@ def test_tables_and_json_are_those_of_the_report(run):
 SPREADS = {
     "log_var": LOGVAR,
     "logVar": LOGVAR,
+    "log_covariance": LOGVAR,
     "log_std": LOGVAR / 2,
     "log_sd": LOGVAR / 2,
     "logsigma": LOGVAR / 2,

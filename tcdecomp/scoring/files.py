@@ -33,7 +33,7 @@ _CODES = ("codes", "embeddings", "latents")
 _FACTORS = ("factors", "labels", "label", "targets")
 _VAR, _STD = ("var", "variance"), ("std", "sd", "sigma", "scale", "stddev", "stdev")
 _LOG_VAR, _LOG_STD = ([f"log{name}" for name in names] for names in (_VAR, _STD))
-_SPREAD = (*_LOG_VAR, *_LOG_STD, *_STD, *_VAR)
+_SPREAD = (*_LOG_VAR, "logcovariance", *_LOG_STD, *_STD, *_VAR)
 
 
 class FileError(ValueError):
