@@ -10,21 +10,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, ttest_1samp
 
 from reproduction import data, grid, scores, summary
-from reproduction.__main__ import main
+from reproduction.__main__ import GENERATED, main
 from reproduction.figures import FIGURES
 from reproduction.grid import Run, runs
 from reproduction.table import Table
-from reproduction.text import TABLES
+from reproduction.text import TABLES, at_beta
 from reproduction.training import train
 from tcdecomp.demo.images import squares
 from tcdecomp.demo.models import Recipe
+from tcdecomp.metrics import interval_of_mean
 
 FOLDER = Path(grid.__file__).parent
 RESULTS = FOLDER / "results.csv"
-PAGE = (FOLDER / "index.md").read_text()
+PAGE = " ".join((FOLDER / "index.md").read_text().split())
 VAE = Run("squares", "VAE", 1, 1, 1, 1, "squares", 0.0, 0)
 TINY = Recipe(steps=3, batch_size=32, lr=1e-3, width=8, latents=3)
 
@@ -78,7 +79,7 @@ def test_no_correlation_is_the_grid_itself():
     np.testing.assert_array_equal(data.correlated_rows(images, 0.0, 3), np.arange(len(images)))
 
 
-@pytest.mark.parametrize("sigma", [0.4, 0.1])
+@pytest.mark.parametrize("sigma", [math.inf, 0.4, 0.1])
 def test_correlated_rows_have_the_density(sigma):
     """Counts over many draws, against the density summed by a loop over the 8x8 positions."""
     images = squares()
@@ -181,19 +182,21 @@ def stored():
 
 
 def mean(column, **conditions):
-    """The mean of a column over the rows with these values, of seeds that are complete."""
+    """The mean of a column over the eight rows with these values."""
     rows = [r for r in stored() if all(r[name] == value for name, value in conditions.items())]
-    seeds = Counter(row["seed"] for row in stored() if row["part"] == conditions["part"])
-    rows = [row for row in rows if seeds[row["seed"]] == max(seeds.values())]
+    assert len(rows) == 8
     return sum(float(row[column]) for row in rows) / len(rows)
 
 
 def test_rows_are_those_of_the_grid():
-    keys = {run.key for part in grid.PARTS for run in runs(part, range(8))}
+    planned = [run.key for part in GENERATED for run in runs(part, range(8))]
     rows = stored()
-    assert {row["key"] for row in rows} <= keys
-    assert len({row["key"] for row in rows}) == len(rows)
+    assert Counter(row["key"] for row in rows) == Counter(planned)
+    assert f"{len(rows)} trainings" in PAGE
+    assert min(float(row["seconds"]) for row in rows) >= 3.5
+    assert max(float(row["seconds"]) for row in rows) <= 20
     for row in rows:
+        assert not [name for name, value in row.items() if value == ""]
         assert row["versions"]
         assert row["hardware"]
         terms = [float(row[name]) for name in scores.TERMS]
@@ -229,7 +232,7 @@ def test_cells_are_means_of_the_file():
         for line in TABLES["squares"](summary.load(RESULTS)).splitlines()[2:]
     ]
     assert len(rows) == 16
-    for method, weight, _, mig, *texts in rows:
+    for method, weight, mig, *texts in rows:
         columns = ("mig_density", "mig", "total_correlation", "index_code_mi")
         columns += ("dimension_wise_kl", "reconstruction", "disentanglement")
         for column, text in zip(columns, (mig.split()[0], *texts), strict=True):
@@ -237,60 +240,200 @@ def test_cells_are_means_of_the_file():
             assert float(text) == pytest.approx(value, abs=0.0051)
 
 
-def test_the_sentences_in_short_say_what_the_file_says():
-    """The first comparison, by a loop: beta-TCVAE 6 against the VAE of the same seed."""
-    rows = {(r["method"], r["weight"], r["seed"]): r for r in stored() if r["part"] == "squares"}
-    seeds = sorted(set(summary.load(RESULTS).query("part == 'squares'")["seed"].astype(str)))
-    differences = [
-        float(rows["beta-TCVAE", "6", seed]["mig_density"])
-        - float(rows["VAE", "1", seed]["mig_density"])
-        for seed in seeds
-    ]
-    wins = sum(difference > 0 for difference in differences)
-    first, *_ = (FOLDER / "generated" / "in-short.md").read_text().splitlines()
-    assert f"higher MIG in {wins} of {len(seeds)} seeds" in first
-    assert f"{sum(differences) / len(seeds):+.2f}" in first
+def by_seed(column, part, method, weight):
+    """Return the values of a column by seed."""
+    rows = [r for r in stored() if (r["part"], r["method"], r["weight"]) == (part, method, weight)]
+    return {row["seed"]: float(row[column]) for row in rows}
 
 
-def test_the_claims_of_the_page_hold_in_the_file():
-    """In the order of the section "What may be claimed, and what may not"."""
-    frame = summary.load(RESULTS)
+def cell(one, other):
+    """A cell of the tables of differences, by scipy's interval."""
+    found = [one[seed] - other[seed] for seed in sorted(one)]
+    interval = ttest_1samp(found, 0).confidence_interval(0.95)
+    wins = sum(difference > 0 for difference in found)
+    mean, half = sum(found) / len(found), (interval.high - interval.low) / 2
+    return f"{mean:+.2f} ± {half:.2f} ({wins} of {len(found)})"
+
+
+def cells(name):
+    """The cells of a table of the page, by the first two cells of a row."""
+    text = (FOLDER / "generated" / f"{name}.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    header, _, *body = rows
+    return {tuple(row[:2]): dict(zip(header, row, strict=True)) for row in body}
+
+
+def test_the_table_in_short_says_what_the_file_says():
+    columns = {"MIG": "mig_density", "binned MIG": "mig", "reconstruction loss": "reconstruction"}
+    table = cells("in-short")
+    for other, weight in (("VAE", "1"), ("beta-VAE", "6"), ("FactorVAE", "6")):
+        for title, column in columns.items():
+            pair = (("beta-TCVAE", "6"), (other, weight))
+            values = (by_seed(column, "squares", *model) for model in pair)
+            assert table["6", other][title] == cell(*values)
+
+
+@pytest.mark.parametrize("part", ["squares", "objects"])
+def test_comparisons_say_what_the_file_says(part):
+    """At each beta, and at the beta that the other seven seeds choose, by a loop over seeds."""
+    betas = sorted({row["weight"] for row in stored() if row["part"] == part} - {"1"})
+    curves = {
+        method: {beta: by_seed("mig_density", part, method, beta) for beta in betas}
+        for method in summary.METHODS
+    }
+
+    def chosen(method):
+        def of_others(seed, beta):
+            return sum(value for s, value in curves[method][beta].items() if s != seed)
+
+        seeds = curves[method][betas[0]]
+        return {
+            seed: curves[method][max(betas, key=lambda beta: of_others(seed, beta))][seed]
+            for seed in seeds
+        }
+
+    pairs = {beta: {m: curves[m][beta] for m in summary.METHODS} for beta in betas}
+    pairs["chosen"] = {method: chosen(method) for method in summary.METHODS}
+    table = {key[0]: row for key, row in cells(f"{part}-comparisons").items()}
+    assert set(table) == set(pairs)
+    for beta, found in pairs.items():
+        found["VAE"] = by_seed("mig_density", part, "VAE", "1")
+        for other in ("VAE", "beta-VAE", "FactorVAE"):
+            assert table[beta][f"against {other}"] == cell(found["beta-TCVAE"], found[other])
+
+
+def interval(one, other, column="mig_density"):
+    """The interval of the mean difference between two groups of runs with the same seeds."""
+    return interval_of_mean(summary.differences(one, other, column))
+
+
+def against(runs, weight, column="mig_density"):
+    """The intervals of beta-TCVAE against the VAE, beta-VAE and FactorVAE at the same beta."""
+    first, *others = at_beta(runs, weight)
+    return [interval(first, other, column) for other in others]
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return summary.load(RESULTS)
+
+
+def test_claims_on_the_squares_hold_in_the_file(frame):
     squares = summary.of(frame, part="squares")
-    named = dict(iter(squares.groupby(["method", "weight"])))
-    means = squares.groupby(["method", "weight"]).mean(numeric_only=True)
-    loss, tc, mig = (means[c] for c in ("reconstruction", "total_correlation", "mig_density"))
     for weight in (6, 10):
-        assert (
-            summary.differences(named["beta-TCVAE", weight], named["beta-VAE", weight]) > 0
-        ).all()
-    best = summary.best_weight(squares, "beta-VAE")
-    assert best < 6
-    assert loss["VAE", 1] < loss["beta-TCVAE", 6] < loss["VAE", 1] + 2 < loss["beta-VAE", best]
+        first, *others = at_beta(squares, weight)
+        assert all((summary.differences(first, other) > 0).all() for other in others)
+        assert all(found.low > 0 for found in against(squares, weight))
+    assert all(found.low > 0 for found in against(squares, None))
+    for weight in (2, 3, 4):
+        _, found, _ = against(squares, weight)
+        assert found.low < 0 < found.high
+    means = squares.groupby(["method", "weight"]).mean(numeric_only=True)
+    loss = means["reconstruction"] - means["reconstruction"]["VAE", 1]
+    assert 1 < loss["beta-TCVAE", 6] < loss["beta-TCVAE", 10] < 2
+    assert [round(loss["beta-VAE", weight]) for weight in (6, 10)] == [11, 30]
 
-    weights = summary.of_weights(frame)
-    for name in ("alpha", "gamma"):
-        above = summary.varied(weights, [name]).query("weight > 1")
-        assert above.groupby("weight")["mig_density"].mean().max() < 0.5
-    dropout = summary.of(weights, method="information dropout", weight=1)
-    vae = summary.of(weights, method="VAE")
-    assert (summary.differences(dropout, vae) > 0).sum() == 4
-    assert len(dropout) == 5
-    assert dropout["reconstruction"].mean() < vae["reconstruction"].mean()
+    runs = squares[(squares["method"] == "beta-TCVAE") & squares["weight"].isin([2, 3, 4])]
+    low = runs[runs["mig_density"] < 0.6]
+    assert (len(runs), len(low), (low["active_units"] == 4).sum()) == (24, 9, 7)
+    _, dense, _ = against(squares, 6)
+    _, binned, _ = against(squares, 6, "mig")
+    texts = [f"{i.value:+.2f} ± {i.high - i.value:.2f}" for i in (dense, binned)]
+    assert f"it is {texts[0]} by densities and {texts[1]} by bins" in PAGE
 
-    low = squares[(squares["method"] == "beta-TCVAE") & (squares["mig_density"] < 0.6)]
-    assert set(low["weight"]) == {2, 3, 4}
-    assert (low["active_units"] > 3).mean() > 0.5
-    assert tc["beta-VAE", 10] < 2 * tc["beta-TCVAE", 10]
-    assert mig["beta-VAE", 10] < mig["VAE", 1] + 0.1
-    groups = squares, summary.curve(squares, "beta-TCVAE")
-    found = [summary.rank_correlations(group) for group in groups]
-    assert all(f["total correlation"].high < 0 < f["dimension-wise KL"].low for f in found)
+    tc, mig = means["total_correlation"], means["mig_density"]
+    for method in ("beta-TCVAE", "FactorVAE"):
+        found = summary.rank_correlations(summary.curve(squares, method))
+        assert found["total correlation"].high < 0
+    assert mig["beta-VAE"].idxmax() == 3
+    assert mig["beta-VAE"].loc[3:].is_monotonic_decreasing
+    assert tc["beta-VAE"].is_monotonic_decreasing
+    assert tc["beta-VAE", 10] < tc["beta-TCVAE", 10]
+    assert mig["beta-VAE", 10] < mig["VAE", 1]
     assert tc["FactorVAE"].min() > 10 * tc["beta-TCVAE"].min()
 
-    strengths = summary.with_full_grid(frame)
-    for method in summary.METHODS:
-        by_sigma = summary.of(strengths, method=method).groupby("sigma")["mig_density"].mean()
-        assert (by_sigma.drop(0) < by_sigma[0] / 2).all()
+
+def test_claims_on_the_colored_squares_hold_in_the_file(frame):
+    runs = summary.of(frame, part="objects")
+    means = runs.groupby(["method", "weight"])["mig_density"].mean()
+    assert (round(means.min(), 2), round(means.max(), 2)) == (0.05, 0.21)
+    assert all(found.low < 0.005 for found in against(runs, None))
+    excluding = [w for w in (3, 6, 10) for found in against(runs, w) if found.low > 0]
+    assert excluding == [10]
+    _, found, _ = against(runs, 10)
+    assert found.low > 0
+    _, binned, _ = against(runs, 10, "mig")
+    assert f"{binned.value:+.2f} ± {binned.high - binned.value:.2f}" in PAGE
+    high = runs[runs["mig_density"] >= 0.4].sort_values("mig_density")
+    assert (len(runs), len(runs) - len(high)) == (80, 77)
+    assert set(zip(high["method"], high["weight"], strict=True)) == {
+        ("beta-TCVAE", 3), ("beta-TCVAE", 6)
+    }  # fmt: skip
+    best = high.iloc[-1]
+    assert (round(best["mig_density"], 2), round(best["disentanglement"], 2)) == (0.78, 0.55)
+
+
+def test_claims_on_single_weights_hold_in_the_file(frame):
+    runs = summary.of_weights(frame)
+    vae = summary.of(runs, method="VAE")
+
+    def found(method, weight, column="mig_density"):
+        return interval(summary.of(runs, method=method, weight=weight), vae, column)
+
+    for weight in (3, 6):
+        assert found("alpha alone", weight).low < 0
+    for model in [("alpha alone", 10), *(("gamma alone", weight) for weight in (3, 6, 10))]:
+        assert found(*model).high < 0
+    for weight in (-1, 0):
+        assert found("InfoMax", weight).value < 0
+    for name in ("alpha", "gamma"):
+        above = summary.varied(runs, [name]).query("weight > 1")
+        assert above.groupby("weight")["mig_density"].mean().max() < 0.3
+    dropout = summary.of(runs, method="information dropout", weight=1)
+    gain = found("information dropout", 1)
+    assert f"rises by {gain.value:.2f} ± {gain.high - gain.value:.2f}, in 7 of 8" in PAGE
+    assert (summary.differences(dropout, vae) > 0).sum() == 7
+    assert found("information dropout", 1, "reconstruction").high < 0
+    assert round(dropout["dimension_wise_kl"].mean()) == 53
+
+
+def test_claims_on_readings_hold_in_the_file(frame):
+    squares = summary.of(frame, data="squares", sigma=0)
+    objects = summary.of(frame, data="objects")
+    curves = [summary.curve(squares, method) for method in summary.METHODS]
+    found = [summary.rank_correlations(group) for group in (squares, *curves, objects)]
+    assert all(column["dimension-wise KL"].low > 0 for column in found)
+    every, beta_vae, *_, colored = (column["total correlation"] for column in found)
+    assert every.high < 0
+    assert beta_vae.low < 0 < beta_vae.high
+    assert colored.low < 0 < colored.high
+    for reading in ("index-code MI", "reconstruction loss"):
+        values = [column[reading].value for column in found]
+        assert max(map(abs, values)) < 0.35
+        assert min(values) < 0 < max(values)
+
+
+def test_claims_on_correlated_factors_hold_in_the_file(frame):
+    runs = summary.of(frame, part="correlated")
+    draw = summary.of(runs, sigma=math.inf)
+    falls = []
+    for sigma in (0.4, 0.2, 0.1):
+        correlated = summary.of(runs, sigma=sigma)
+        for method in ("VAE", *summary.METHODS):
+            pair = (summary.of(rows, method=method) for rows in (draw, correlated))
+            found = interval(*pair)
+            assert found.low > 0
+            if method == "beta-TCVAE":
+                falls.append(f"{found.value:.2f} ± {found.high - found.value:.2f}")
+        vae, beta_vae, factor_vae = against(correlated, 6)
+        assert min(vae.low, factor_vae.low) > 0
+        assert (beta_vae.low > 0) == (sigma == 0.4)
+    assert f"loses {falls[0]}, {falls[1]} and {falls[2]}" in PAGE
+    means = [summary.of(runs, method="beta-TCVAE", sigma=s) for s in (math.inf, 0.4, 0.2, 0.1)]
+    free, *others = (rows["mig_density"].mean() for rows in means)
+    assert max(others) < 0.52 * free
+    failed = [mig for mig in means[0]["mig_density"] if mig < 0.6]
+    assert [round(mig, 2) for mig in failed] == [0.23]
 
 
 def test_figures_of_the_page_are_there():
@@ -355,6 +498,16 @@ def test_differences_are_paired_by_seed():
     frame = pd.DataFrame({"seed": [0, 1, 2], "mig_density": [0.5, 0.7, 0.9]})
     other = pd.DataFrame({"seed": [2, 0], "mig_density": [0.1, 0.2]})
     np.testing.assert_allclose(summary.differences(frame, other), [0.3, 0.8])
+
+
+def test_a_beta_is_chosen_by_the_other_seeds():
+    """Seed 0 prefers 6 by much, the others 3 by little: no seed gets its own best."""
+    scores_of = {(0, 3): 0.1, (0, 6): 0.9, (1, 3): 0.5, (1, 6): 0.4, (2, 3): 0.5, (2, 6): 0.4}
+    rows = [(seed, w, "beta-VAE", value) for (seed, w), value in scores_of.items()]
+    frame = pd.DataFrame(rows, columns=["seed", "weight", "method", "mig_density"])
+    found = summary.chosen_by_others(frame, "beta-VAE").set_index("seed")["weight"]
+    assert found.to_dict() == {0: 3, 1: 6, 2: 6}
+    assert summary.chosen_by_others(frame[frame["seed"] == 0], "beta-VAE").empty
 
 
 def test_rank_correlations_are_scipys():

@@ -32,7 +32,8 @@ def correlated_rows(images: Images, sigma: float, seed: int) -> NDArray[np.int64
 
     The rows are drawn with replacement, with probability proportional to
     exp(-(x - y)^2 / (2 sigma^2)), where x and y are scaled to [0, 1]. There are twice as many as
-    there are images. With ``sigma`` 0 the set is the full grid, each image once.
+    there are images. With an infinite ``sigma`` all are as likely, and x and y are independent.
+    With ``sigma`` 0 the set is the full grid, each image once.
 
     References
     ----------

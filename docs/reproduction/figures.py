@@ -20,6 +20,8 @@ from reproduction.summary import (
     of,
     of_weights,
     rank_correlations,
+    strengths,
+    training_set,
     varied,
     with_full_grid,
 )
@@ -53,7 +55,7 @@ def draw_all(table: Path, folder: Path) -> None:
             with mpl.rc_context(style(**colors)):
                 figure = draw(frame)
                 if figure is not None:
-                    figure.savefig(folder / f"{name}-{theme}.png", dpi=150, transparent=True)
+                    figure.savefig(folder / f"{name}-{theme}.png", dpi=180, transparent=True)
 
 
 def style(ink: str, grid: str) -> dict[str, object]:
@@ -68,7 +70,8 @@ def style(ink: str, grid: str) -> dict[str, object]:
         "axes.spines.top": False,
         "axes.spines.right": False,
         "figure.constrained_layout.use": True,
-        "font.size": 10,
+        "figure.constrained_layout.h_pad": 0.12,
+        "font.size": 10.5,
         "legend.frameon": False,
     }
 
@@ -88,16 +91,22 @@ def distribution(frame: pd.DataFrame) -> Figure | None:
 
 
 def spread(axes: Axes, runs: pd.DataFrame, method: str) -> None:
-    """Draw a point for each run, and a bar for the mean with its interval, at each weight."""
-    color, place = COLORS[method], 0.27 * ((*METHODS, "VAE").index(method) % 3 - 1)
+    """Draw the runs of a method at each weight."""
+    shift = 0.27 * ((*METHODS, "VAE").index(method) % 3 - 1)
     for index, (_, part) in enumerate(runs.groupby("weight")):
-        middle = 0 if method == "VAE" else 1 + index + place
-        shift = np.linspace(-0.08, 0.08, len(part))
-        axes.scatter(middle + shift, part[SCORE], s=13, color=color, alpha=0.55, linewidths=0)
-        value, low, high, _ = mean_of(part, SCORE)
-        bars = [[value - low], [high - value]]
-        label = None if index else method
-        axes.errorbar(middle, value, bars, fmt="_", color=color, ms=12, capsize=3, label=label)
+        place = 0 if method == "VAE" else 1 + index + shift
+        points(axes, part, place, method, labelled=index == 0)
+
+
+def points(axes: Axes, runs: pd.DataFrame, place: float, method: str, *, labelled: bool) -> None:
+    """Draw a point for each run, and a bar for the mean with its interval."""
+    color = COLORS[method]
+    shift = np.linspace(-0.07, 0.07, len(runs))
+    axes.scatter(place + shift, runs[SCORE], s=11, color=color, alpha=0.55, linewidths=0)
+    value, low, high, _ = mean_of(runs, SCORE)
+    bars = [[value - low], [high - value]]
+    label = method if labelled else None
+    axes.errorbar(place, value, bars, fmt="_", color=color, ms=9, capsize=2.5, label=label)
 
 
 def trade_off(frame: pd.DataFrame) -> Figure | None:
@@ -106,10 +115,10 @@ def trade_off(frame: pd.DataFrame) -> Figure | None:
     for axes, data in panels:
         for method in METHODS:
             means = curve(of(frame, part=data), method).groupby("weight")
-            points = means[["total_correlation", SCORE]].mean()
-            x, y = points["total_correlation"], points[SCORE]
+            middle = means[["total_correlation", SCORE]].mean()
+            x, y = middle["total_correlation"], middle[SCORE]
             axes.plot(x, y, color=COLORS[method], linewidth=1, alpha=0.5)
-            sizes = 20 + 22 * points.index.to_numpy()
+            sizes = 20 + 22 * middle.index.to_numpy()
             axes.scatter(x, y, s=sizes, color=COLORS[method], alpha=0.75, label=method)
         axes.set(xscale="log", xlabel="mean total correlation (nats)", ylabel="mean MIG")
         axes.set(title=f"{NAMES[data]}: larger circles, higher beta", ylim=(0, 1))
@@ -142,21 +151,19 @@ def line(axes: Axes, runs: pd.DataFrame, column: str, color: str, label: str) ->
 def correlated(frame: pd.DataFrame) -> Figure | None:
     """Draw the MIG on the full grid after training on correlated factors."""
     runs = with_full_grid(frame)
-    strengths = sorted(runs["sigma"].unique(), key=lambda sigma: -sigma or -9)
+    sigmas = strengths(runs)
     panels = stacked(["squares"] if len(runs) else [], height=3.4)
     for axes, _ in panels:
         for index, method in enumerate(("VAE", *METHODS)):
             part = of(runs, method=method)
-            means = [mean_of(of(part, sigma=sigma), SCORE) for sigma in strengths]
-            value, low, high, _ = np.array(means).T
-            place = np.arange(len(strengths)) + 0.06 * (index - 1.5)
-            bars = [value - low, high - value]
-            color = COLORS[method]
-            axes.errorbar(place, value, bars, fmt="o-", color=color, label=method, capsize=3)
-        names = ["full grid", *(f"sigma {sigma:g}" for sigma in strengths[1:])]
-        axes.set_xticks(range(len(strengths)), names)
-        axes.set(xlabel="correlation of x and y in the training set", ylim=(0, 1))
+            for place, sigma in enumerate(sigmas):
+                values = of(part, sigma=sigma)
+                points(axes, values, place + 0.2 * (index - 1.5), method, labelled=place == 0)
+        names = [training_set(sigma).replace(" ", "\n") for sigma in sigmas]
+        axes.set_xticks(range(len(sigmas)), names)
+        axes.set(xlabel="training set; smaller sigma, stronger correlation", ylim=(0, 1))
         axes.set_ylabel("MIG on the full grid")
+        axes.grid(visible=False, axis="x")
     return shown(panels)
 
 
@@ -167,7 +174,7 @@ def readings(frame: pd.DataFrame) -> Figure | None:
         for index, data in enumerate(sets_of(frame)):
             found = rank_correlations(of(frame, data=data, sigma=0))
             value, low, high, _ = np.array(list(found.values())).T
-            places = np.arange(len(found)) + 0.35 * index
+            places = np.arange(len(found)) + 0.35 * (index - 0.5)
             color = [COLORS["beta-TCVAE"], COLORS["FactorVAE"]][index]
             bars = [value - low, high - value]
             options = {"height": 0.33, "color": color, "ecolor": COLORS["VAE"], "capsize": 3}
@@ -189,7 +196,7 @@ def stacked(names: list[str], height: float) -> list[tuple[Axes, str]]:
     """Return axes below each other, which a narrow screen can show, with the name of each."""
     if not names:
         return []
-    figure = Figure(figsize=(6.2, height * len(names)))
+    figure = Figure(figsize=(5, height * len(names)))
     return list(zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -79,7 +80,7 @@ PARTS = {
     "squares": ("squares", (0.0,), tuple(methods(BETAS))),
     "weights": ("squares", (0.0,), tuple(single_weights())),
     "objects": ("objects", (0.0,), tuple(methods((3, 6, 10)))),
-    "correlated": ("squares", (0.4, 0.2, 0.1), tuple(methods((6,)))),
+    "correlated": ("squares", (math.inf, 0.4, 0.2, 0.1), tuple(methods((6,)))),
     "dsprites": ("dsprites", (0.0,), tuple(methods((2, 4, 6)))),
 }
 

@@ -17,11 +17,18 @@ __all__ = [
     "READINGS",
     "SCORE",
     "best_weight",
+    "chosen_by_others",
     "curve",
     "differences",
     "load",
     "mean_of",
     "of",
+    "of_weights",
+    "rank_correlations",
+    "strengths",
+    "training_set",
+    "varied",
+    "with_full_grid",
 ]
 
 SCORE = "mig_density"  # the paper's MIG
@@ -91,6 +98,27 @@ def mean_of(frame: pd.DataFrame, column: str) -> Interval:
 def best_weight(frame: pd.DataFrame, method: str, column: str = SCORE) -> float:
     """Return the weight above 1 at which a method's mean is the highest."""
     return float(of(frame, method=method).groupby("weight")[column].mean().idxmax())
+
+
+def chosen_by_others(frame: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Return each seed's run at the weight that is the best on average over the other seeds.
+
+    A weight that is chosen and compared on the same seeds looks better than it is.
+    """
+    runs = of(frame, method=method)
+    seeds = runs["seed"].unique() if runs["seed"].nunique() > 1 else []
+    weights = {seed: best_weight(runs[runs["seed"] != seed], method) for seed in seeds}
+    return runs[runs["weight"] == runs["seed"].map(weights)]
+
+
+def strengths(frame: pd.DataFrame) -> list[float]:
+    """Return the sigmas of the runs: 0, the full grid, then from weak to strong correlation."""
+    return sorted(frame["sigma"].unique(), key=lambda sigma: (sigma > 0, -sigma))
+
+
+def training_set(sigma: float) -> str:
+    """Return the name of a training set, by its strength of correlation."""
+    return {0: "full grid", np.inf: "uniform draw"}.get(sigma, f"sigma {sigma:g}")
 
 
 def differences(one: pd.DataFrame, other: pd.DataFrame, column: str = SCORE) -> NDArray[np.float64]:

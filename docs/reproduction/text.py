@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from reproduction.grid import PARTS
 from reproduction.summary import (
     METHODS,
     SCORE,
-    best_weight,
+    chosen_by_others,
     curve,
     differences,
     load,
@@ -19,18 +18,18 @@ from reproduction.summary import (
     of,
     of_weights,
     rank_correlations,
+    strengths,
+    training_set,
     with_full_grid,
 )
 from tcdecomp.metrics import Interval, interval_of_mean
 
 __all__ = ["TABLES", "write_all"]
 
-SEEDS = 8  # that are planned
 CHAMPION = "beta-TCVAE"
 OTHERS = tuple(name for name in METHODS if name != CHAMPION)
-Model = tuple[str, float]  # a method and its beta
 NO_BREAK = "\N{NO-BREAK SPACE}"
-DIFFERENCE = ("seeds with higher MIG", "mean difference")
+AGAINST = [f"against {name}" for name in ("VAE", *OTHERS)]
 MEANS = {
     "binned": "mig",
     "TC": "total_correlation",
@@ -68,29 +67,13 @@ def margin(value: Interval, sign: str = "") -> str:
     return f"{value.value:{sign}.2f} ± {value.high - value.value:.2f}".replace(" ", NO_BREAK)
 
 
-def versus(one: pd.DataFrame, other: pd.DataFrame) -> list[str]:
-    """Return in how many seeds the first has the higher MIG, and the mean difference."""
-    found = differences(one, other)
-    mean = margin(interval_of_mean(found), "+") if len(found) > 1 else "one seed"
-    return [f"{(found > 0).sum()} of {len(found)}", mean]
-
-
-def chosen(frame: pd.DataFrame, model: Model) -> pd.DataFrame:
-    """Return the runs of a method at its beta."""
-    method, beta = model
-    return of(frame, method=method, weight=beta)
-
-
-def label(model: Model) -> str:
-    """Return the name of a method with its beta, which the VAE does not need."""
-    method, beta = model
-    return method if method == "VAE" else f"{method} {beta:g}"
-
-
-def bests(frame: pd.DataFrame) -> list[tuple[Model, Model]]:
-    """Return the pairs of beta-TCVAE with another method, each at its best beta."""
-    best = {name: (name, best_weight(frame, name)) for name in METHODS}
-    return [(best[CHAMPION], best[other]) for other in OTHERS]
+def versus(one: pd.DataFrame, other: pd.DataFrame, column: str = SCORE) -> str:
+    """Return the mean difference, paired by seed, and in how many seeds the first is higher."""
+    found = differences(one, other, column)
+    if len(found) < 2:
+        return ""
+    wins = f"({(found > 0).sum()} of {len(found)})".replace(" ", NO_BREAK)
+    return f"{margin(interval_of_mean(found), '+')} {wins}"
 
 
 def results(frame: pd.DataFrame) -> str:
@@ -98,39 +81,43 @@ def results(frame: pd.DataFrame) -> str:
     rows = []
     for method in ("VAE", *METHODS):
         for weight, runs in of(frame, method=method).groupby("weight"):
-            cells = [method, f"{weight:g}", str(len(runs)), margin(mean_of(runs, SCORE))]
+            cells = [method, f"{weight:g}", margin(mean_of(runs, SCORE))]
             rows.append(cells + [f"{runs[column].mean():.2f}" for column in MEANS.values()])
-    return markdown(["method", "weight", "seeds", "MIG", *MEANS], rows)
+    return markdown(["method", "beta", "MIG", *MEANS], rows)
+
+
+def at_beta(frame: pd.DataFrame, beta: float | None) -> list[pd.DataFrame]:
+    """Return the runs of beta-TCVAE, then of the VAE and of the others, at a beta.
+
+    Without a beta, each has the one that its other seeds choose.
+    """
+    if beta is None:
+        first, *others = (chosen_by_others(frame, name) for name in (CHAMPION, *OTHERS))
+    else:
+        first, *others = (of(frame, method=name, weight=beta) for name in (CHAMPION, *OTHERS))
+    return [first, of(frame, method="VAE"), *others]
 
 
 def comparisons(frame: pd.DataFrame) -> str:
-    """Return beta-TCVAE against the others: at the same beta, and each at its best beta."""
+    """Return beta-TCVAE against the others: at the same beta, and at chosen ones."""
     betas = sorted(of(frame, method=CHAMPION)["weight"].unique())
-    same = [((CHAMPION, beta), (other, beta)) for other in OTHERS for beta in betas]
-    rows = [
-        [*(f"{label(model)}{note}" for model in pair), *versus(*(chosen(frame, m) for m in pair))]
-        for pairs, note in ((same, ""), (bests(frame), ", its best"))
-        for pair in pairs
-    ]
-    return markdown(["this", "against", *DIFFERENCE], rows)
+    rows = []
+    for beta in (*betas, None):
+        first, *others = at_beta(frame, beta)
+        rows.append([f"{beta:g}" if beta else "chosen", *(versus(first, runs) for runs in others)])
+    return markdown(["beta", *AGAINST], rows)
 
 
-def in_short(squares: pd.DataFrame) -> str:
-    """Return what the runs on squares show, a line for each comparison."""
-    one = CHAMPION, 6.0
-    pairs = [(one, ("VAE", 1.0)), (one, ("beta-VAE", 6.0)), *bests(squares)]
-    return "\n".join(line(squares, *pair) for pair in pairs)
-
-
-def line(frame: pd.DataFrame, one: Model, other: Model) -> str:
-    """Return the differences of MIG and reconstruction loss between two methods at their betas."""
-    runs = [chosen(frame, model) for model in (one, other)]
-    wins, mean = versus(*runs)
-    loss = margin(interval_of_mean(differences(*runs, "reconstruction")), "+")
-    return (
-        f"- {label(one)} against {label(other)}: higher MIG in {wins} seeds, {mean} on average. "
-        f"The reconstruction loss differs by {loss} nats."
-    )
+def in_short(frame: pd.DataFrame) -> str:
+    """Return what the runs show at beta = 6, and at chosen betas."""
+    columns = {"MIG": SCORE, "binned MIG": "mig", "reconstruction loss": "reconstruction"}
+    rows = []
+    for beta in (6.0, None):
+        first, *others = at_beta(frame, beta)
+        for name, runs in zip(("VAE", *OTHERS), others, strict=True):
+            cells = ["6" if beta else "chosen", name]
+            rows.append(cells + [versus(first, runs, column) for column in columns.values()])
+    return markdown(["beta", "against", *columns], rows)
 
 
 def part(name: str, make: Callable[[pd.DataFrame], str]) -> Callable[[pd.DataFrame], str]:
@@ -151,21 +138,35 @@ def against_vae(frame: pd.DataFrame) -> str:
     for label in ("beta-TCVAE", "alpha alone", "InfoMax", "gamma alone", "information dropout"):
         for _, runs in of(squares, method=label).groupby("weight"):
             weights = runs[["alpha", "beta", "gamma"]].iloc[0]
-            cells = [label, " / ".join(f"{w:g}" for w in weights), margin(mean_of(runs, SCORE))]
-            rows.append([*cells, *versus(runs, vae), f"{runs['reconstruction'].mean():.2f}"])
-    return markdown(["varied", "MI / TC / DWKL", "MIG", *DIFFERENCE, "reconstr."], rows)
+            cells = [
+                label,
+                f"{NO_BREAK}/{NO_BREAK}".join(f"{w:g}" for w in weights),
+                margin(mean_of(runs, SCORE)),
+            ]
+            rows.append([*cells, *(versus(runs, vae, name) for name in (SCORE, "reconstruction"))])
+    header = ["varied", "MI / TC / DWKL", "MIG", "MIG, difference", "reconstruction, difference"]
+    return markdown(header, rows)
 
 
 def correlated(frame: pd.DataFrame) -> str:
     """Return the MIG by method and strength of the correlation."""
     runs = with_full_grid(frame)
-    strengths = sorted(runs["sigma"].unique(), key=lambda sigma: -sigma or -9)
+    sigmas = strengths(runs)
     rows = [
-        [name, *(margin(mean_of(of(runs, method=name, sigma=s), SCORE)) for s in strengths)]
+        [name, *(margin(mean_of(of(runs, method=name, sigma=s), SCORE)) for s in sigmas)]
         for name in ("VAE", *METHODS)
     ]
-    header = ["method", *(f"sigma {s:g}" if s else "full grid" for s in strengths)]
-    return markdown(header, rows) if len(runs) else ""
+    return markdown(["method", *map(training_set, sigmas)], rows) if len(runs) else ""
+
+
+def correlated_comparisons(frame: pd.DataFrame) -> str:
+    """Return beta-TCVAE against the others at each strength of the correlation."""
+    runs = with_full_grid(frame)
+    rows = []
+    for sigma in strengths(runs):
+        first, *others = at_beta(of(runs, sigma=sigma), 6)
+        rows.append([training_set(sigma), *(versus(first, other) for other in others)])
+    return markdown(["training set", *AGAINST], rows)
 
 
 def readings(frame: pd.DataFrame) -> str:
@@ -180,17 +181,6 @@ def readings(frame: pd.DataFrame) -> str:
     return markdown(["reading", *columns], rows)
 
 
-def still_open(frame: pd.DataFrame) -> str:
-    """Return which seeds of the planned eight each part has and lacks."""
-    rows = []
-    for name in PARTS:
-        done = sorted(of(frame, part=name)["seed"].unique())
-        lacking = ",".join(str(seed) for seed in range(SEEDS) if seed not in done)
-        command = f"`--parts {name} --seeds {lacking}`" if lacking else "nothing"
-        rows.append([name, str(len(done)), f"{command}{' `--data FILE`' * (name == 'dsprites')}"])
-    return markdown(["part", "seeds run", "completed by"], rows)
-
-
 TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
     "in-short": part("squares", in_short),
     "squares": part("squares", results),
@@ -199,6 +189,6 @@ TABLES: dict[str, Callable[[pd.DataFrame], str]] = {
     "objects-comparisons": part("objects", comparisons),
     "weights": against_vae,
     "correlated": correlated,
+    "correlated-comparisons": correlated_comparisons,
     "readings": readings,
-    "open": still_open,
 }
