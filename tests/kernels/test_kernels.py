@@ -209,12 +209,11 @@ def test_marginals_from_grids_are_accurate(kind, size):
     """However few rows stand for however many items, each log q(z_j) is right to 1e-6."""
     posterior = distribution(kind, 500, 500, 3)
     z, mu, logvar = (t.numpy() for t in posterior)
-    log_own, log_other = mss(500, size)
-    want = dense.log_mixture(*double([*posterior, *tensors(posterior[0], log_own, log_other)]))[1]
+    log_weights = mss(500, size)
+    want = dense.log_mixture(*double([*posterior, *tensors(posterior[0], *log_weights)]))[1]
     log_q, (of_z, of_components) = np.empty((500, 3)), (np.empty((0, 3)), np.empty((2, 3, 0)))
-    none = np.empty((0, 0), np.float32)
-    arguments = z, mu, logvar, log_own, log_other, none, 0.0, 0, 3, log_q, of_z, of_components
-    compiled.add_marginals(*arguments)
+    columns, none = compiled.columns_of(mu, logvar), np.empty((0, 0), np.float32)
+    compiled.add_marginals(z, columns, log_weights, none, 0.0, (0, 3), log_q, of_z, of_components)
     assert abs(log_q - want.numpy()).max() < 1e-6
 
 

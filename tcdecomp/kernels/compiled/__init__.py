@@ -6,6 +6,7 @@ Threads share the points of the joint, and the dimensions of the marginals.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tcdecomp.kernels.compiled.arithmetic import F, jit, largest
+from tcdecomp.kernels.compiled.columns import columns_of, put_rows
 from tcdecomp.kernels.compiled.joint import add_joint, add_kl
 from tcdecomp.kernels.compiled.marginals import add_marginals
 
@@ -106,26 +108,17 @@ def _run(
     log q(z_j), and of the KL. The densities are put into ``log_q`` and ``log_q_j`` unless these
     are empty.
     """
-    inputs = _array(z), _array(mu), _array(logvar), log_own, log_other, grad, grad_j, factors
-    (size, dim), components = z.shape, mu.shape[0]
+    (size, dim), components, wanted = z.shape, mu.shape[0], int(gradients)
+    of_z, of = np.zeros((wanted * size, dim), F), np.empty((2, wanted * components, dim), F)
+    inputs = _array(z), _array(mu), _array(logvar)
+    options = log_own, log_other, grad, grad_j, factors
     threads = torch.get_num_threads() if size * components * dim > THREADED_ABOVE else 1
-    wanted = int(gradients)
-    of_z = np.zeros((min(threads, 2), wanted * size, dim), F)
-    of_mu, of_logvar = np.empty((2, threads, wanted * components, dim), F)
     dims = dim if marginals else 0
-
-    def share(t: int) -> Any:
-        part = t * size // threads, (t + 1) * size // threads
-        columns = t * dims // threads, (t + 1) * dims // threads
-        results = log_q, log_q_j, of_z[0], of_z[-1], of_mu[t], of_logvar[t]
-        return _add_share(*inputs, *part, *columns, *results)
-
-    value = share(0) if threads == 1 else _in_threads(share, threads)
+    add = _add_all if threads == 1 else partial(_add_in_threads, threads)
+    value = add(*inputs, *options, dims, log_q, log_q_j, of_z, of)
     if not gradients:
         return value, ()
-    # What is there once needs no sum.
-    total = [of[0] if len(of) == 1 else of.sum(0) for of in (of_z, of_mu, of_logvar)]
-    return value, tuple(map(torch.from_numpy, total))
+    return value, tuple(map(torch.from_numpy, (of_z, *of)))
 
 
 def look_at(z: Tensor, mu: Tensor, logvar: Tensor) -> tuple[float, bool]:
@@ -143,7 +136,7 @@ def _array(tensor: Tensor) -> Any:
 
 
 @jit
-def _add_share(
+def _add_all(
     z: Any,
     mu: Any,
     logvar: Any,
@@ -152,37 +145,58 @@ def _add_share(
     grad: Any,
     grad_j: Any,
     factors: tuple[float, float, float],
-    row: int,
-    last_row: int,
-    dim: int,
-    last_dim: int,
+    dims: int,
     log_q: Any,
     log_q_j: Any,
     of_z: Any,
-    of_z_j: Any,
-    of_mu: Any,
-    of_logvar: Any,
-) -> Any:
-    """Do some points of the joint and of the KL, and some dimensions of the marginals."""
-    value, of_components = 0.0, np.zeros((2, mu.shape[1], of_mu.shape[0]), F)
-    value += add_joint(
-        z, mu, logvar, log_own, log_other, grad, factors[0], row, last_row, log_q, of_z,
-        of_components,
-    )  # fmt: skip
+    of: Any,
+) -> float:
+    """Do what :func:`_add_in_threads` does, in one."""
+    columns, parts = columns_of(mu, logvar), np.zeros((1, 2, mu.shape[1], of.shape[1]), F)
+    weights, points = (log_own, log_other), (0, z.shape[0])
+    value = add_joint(z, columns, weights, grad, factors[0], points, log_q, of_z, parts[0])
+    value += add_kl(columns, factors[2], points, parts[0])
     value += add_marginals(
-        z, mu, logvar, log_own, log_other, grad_j, factors[1], dim, last_dim, log_q_j, of_z_j,
-        of_components,
-    )  # fmt: skip
-    if factors[2] != 0:
-        value += add_kl(mu, logvar, factors[2], row, last_row, of_components)
-    for k in range(of_mu.shape[0]):
-        for j in range(of_mu.shape[1]):
-            of_mu[k, j], of_logvar[k, j] = of_components[0, j, k], of_components[1, j, k]
+        z, columns, weights, grad_j, factors[1], (0, dims), log_q_j, of_z, parts[0]
+    )
+    put_rows(parts, of)
     return value
 
 
-def _in_threads(share: Any, threads: int) -> Any:
+def _add_in_threads(
+    threads: int,
+    z: Any,
+    mu: Any,
+    logvar: Any,
+    log_own: float,
+    log_other: float,
+    grad: Any,
+    grad_j: Any,
+    factors: tuple[float, float, float],
+    dims: int,
+    log_q: Any,
+    log_q_j: Any,
+    of_z: Any,
+    of: Any,
+) -> float:
+    """Share the points of the joint and of the KL, and then the dimensions of the marginals."""
+    columns, parts = columns_of(mu, logvar), np.zeros((threads, 2, mu.shape[1], of.shape[1]), F)
+    weights, size = (log_own, log_other), z.shape[0]
+
+    def share_points(t: int) -> float:
+        points = t * size // threads, (t + 1) * size // threads
+        value = add_joint(z, columns, weights, grad, factors[0], points, log_q, of_z, parts[t])
+        return value + add_kl(columns, factors[2], points, parts[t])
+
+    def share_dimensions(t: int) -> float:
+        some = t * dims // threads, (t + 1) * dims // threads
+        return add_marginals(z, columns, weights, grad_j, factors[1], some, log_q_j, of_z, parts[t])
+
     # A pool of its own for each call: one that is kept would not survive a fork.
     with ThreadPoolExecutor(threads) as pool:
-        rest = [pool.submit(share, t) for t in range(1, threads)]
-        return sum((future.result() for future in rest), share(0))
+        values = [
+            *pool.map(share_points, range(threads)),
+            *pool.map(share_dimensions, range(threads)),
+        ]
+    put_rows(parts, of)
+    return sum(values)

@@ -12,15 +12,17 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
+from numpy.polynomial import Chebyshev, Polynomial
 
 __all__ = ["F", "exp32", "exp64", "highest", "jit"]
 
 F = np.float32
 # All of fastmath but its licence to assume that there are no NaN and no infinities.
 FAST = {"contract", "reassoc", "arcp", "nsz"}
-# exp(r) = sum_k r^k / k!, to 2e-13 for |r| <= log(2) / 2
-TAYLOR = tuple(1 / math.factorial(k) for k in range(11))
-LOG2_E = 1 / math.log(2)
+LOG2_E, LOG_2 = 1 / math.log(2), math.log(2)
+# exp(r) = 1 + sum_k SERIES[k] r^k for k >= 1, to 1e-12 for |r| <= log(2) / 2
+SERIES = tuple(Chebyshev.interpolate(np.exp, 8, (-LOG_2 / 2, LOG_2 / 2)).convert(kind=Polynomial))
+SHIFT = 1.5 * 2**52  # a whole number that is added to it stands in the lowest bits
 
 
 def jit(function: Any) -> Any:
@@ -56,6 +58,16 @@ def _as_float64(typing_context, bits):
     return types.float64(types.int64), code
 
 
+@intrinsic
+def _bits64(typing_context, number):
+    """Reinterpret a float64 as an int64."""
+
+    def code(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(64))
+
+    return types.int64(types.float64), code
+
+
 @njit(inline="always")
 def exp32(x):
     """Return exp(x) for x <= 0 to float32's precision, and 0 below -60.
@@ -81,22 +93,20 @@ def exp32(x):
 
 @njit(inline="always")
 def exp64(x):
-    """Return exp(x) for x <= 0 to a relative 2e-13, and e^-700 below -700."""
+    """Return exp(x) for x <= 700 to a relative 1e-12, and e^-700 below -700."""
     x = -700.0 if x < -700.0 else x
     n = math.floor(x * LOG2_E + 0.5)
-    r = x - n * 6.93145751953125e-1 - n * 1.42860682030941723212e-6
-    p = TAYLOR[10]
-    p = p * r + TAYLOR[9]
-    p = p * r + TAYLOR[8]
-    p = p * r + TAYLOR[7]
-    p = p * r + TAYLOR[6]
-    p = p * r + TAYLOR[5]
-    p = p * r + TAYLOR[4]
-    p = p * r + TAYLOR[3]
-    p = p * r + TAYLOR[2]
+    r = x - n * LOG_2
+    p = SERIES[8]
+    p = p * r + SERIES[7]
+    p = p * r + SERIES[6]
+    p = p * r + SERIES[5]
+    p = p * r + SERIES[4]
+    p = p * r + SERIES[3]
+    p = p * r + SERIES[2]
+    p = p * r + SERIES[1]
     p = p * r + 1.0
-    p = p * r + 1.0
-    return p * _as_float64((np.int64(np.int32(n)) + np.int64(1023)) << np.int64(52))
+    return _as_float64(_bits64(p) + (_bits64(n + SHIFT) << np.int64(52)))
 
 
 @njit(inline="always")

@@ -22,8 +22,7 @@ import math
 import numpy as np
 from numba import njit
 
-from tcdecomp.kernels.compiled.arithmetic import F, exp32, highest, jit
-from tcdecomp.posterior import LOG_2PI
+from tcdecomp.kernels.compiled.arithmetic import F, exp32, exp64, highest, jit
 
 __all__ = ["add_joint", "add_kl"]
 
@@ -115,13 +114,13 @@ def _cut(rows, r, a, b):
 
 
 @njit(inline="always")
-def _add_points(z, mu, scale, height, log_ratio, grad, start, stop, log_q, of_z, of_mu, of_logvar):
-    """Put log q of the points from ``start`` to ``stop`` into ``log_q``, and add gradients.
+def _add_points(z, columns, log_ratio, grad, points, log_q, of_z, of_mu, of_logvar):
+    """Put log q of some points into ``log_q``, and add gradients unless ``grad`` is empty.
 
-    z and of_z are (M, D), of components all is (D, K) but height (K,). An empty ``grad`` wants no
-    gradient.
+    z and of_z are (M, D), of_mu and of_logvar (D, K).
     """
-    dim, components = mu.shape
+    mu, _, scale, height = columns
+    (dim, components), (start, stop) = mu.shape, points
     step = max(64, STRETCH // dim // 64 * 64)
     block = max(4, min(64, ROWS // components // 4 * 4))
     weights, sums = np.zeros((block, components), F), np.zeros(components)
@@ -131,10 +130,10 @@ def _add_points(z, mu, scale, height, log_ratio, grad, start, stop, log_q, of_z,
         for a in range(0, components, step):
             b = min(a + step, components)
             for i in range(first, last, 4):
-                rows, points = _cut(weights, i - first, a, b), _four(i, last)
+                rows, four = _cut(weights, i - first, a, b), _four(i, last)
                 _copy(height[a:b], rows)
                 for j in range(dim):
-                    _subtract_squares(_at(z, points, j), mu[j, a:b], scale[j, a:b], rows)
+                    _subtract_squares(_at(z, four, j), mu[j, a:b], scale[j, a:b], rows)
         factors[:] = F(0.0)
         for i in range(first, last):
             if log_ratio != F(0.0):
@@ -146,17 +145,18 @@ def _add_points(z, mu, scale, height, log_ratio, grad, start, stop, log_q, of_z,
             b = min(a + step, components)
             part[:] = F(0.0)
             for i in range(first, last, 4):
-                rows, points, r = _cut(weights, i - first, a, b), _four(i, last), i - first
-                four = factors[r], factors[r + 1], factors[r + 2], factors[r + 3]
-                total = _scale(rows, four, sums[a:b])
+                r, four = i - first, _four(i, last)
+                rows = _cut(weights, r, a, b)
+                total = _scale(
+                    rows, (factors[r], factors[r + 1], factors[r + 2], factors[r + 3]), sums[a:b]
+                )
                 if total * components < NEGLIGIBLE * np.abs(grad[i : min(i + 4, last)]).sum():
                     continue
                 for j in range(dim):
-                    of_four = part[0, j, : b - a], part[1, j, : b - a]
-                    four_z = _at(z, points, j)
-                    slopes = _add_slopes(four_z, mu[j, a:b], scale[j, a:b], rows, of_four)
+                    of = part[0, j, : b - a], part[1, j, : b - a]
+                    slopes = _add_slopes(_at(z, four, j), mu[j, a:b], scale[j, a:b], rows, of)
                     for n in range(4):
-                        of_z[points[n], j] -= F(2.0) * slopes[n]
+                        of_z[four[n], j] -= F(2.0) * slopes[n]
             # Added up in parts: in one float32 the rounding of many points would add up, too.
             for j in range(dim):
                 for k in range(b - a):
@@ -169,24 +169,21 @@ def _add_points(z, mu, scale, height, log_ratio, grad, start, stop, log_q, of_z,
 
 
 @jit
-def add_joint(
-    z, mu, logvar, log_own, log_other, grad, factor, first, last, log_q, of_z, of_components
-):
+def add_joint(z, columns, log_weights, grad, factor, points, log_q, of_z, of_components):
     """Add up some points' log q(z) by their upstream gradients, and make its gradients.
 
-    z and of_z are (M, D), mu and logvar (K, D), of_components (2, D, K). The upstream gradients are
-    ``grad``, or else ``factor`` for all points. log q(z) is put into ``log_q`` unless that is
-    empty. No gradients are made where ``of_z`` is empty.
+    z and of_z are (M, D), of_components (2, D, K). The upstream gradients are ``grad``, or else
+    ``factor`` for all points. log q(z) is put into ``log_q`` unless that is empty. No gradients are
+    made where ``of_z`` is empty.
     """
-    value, joint = 0.0, np.empty(z.shape[0])
-    columns, scale, height = _columns(mu, logvar)
+    value, joint, (log_own, log_other) = 0.0, np.empty(z.shape[0]), log_weights
     if grad.shape[0] == 0:
         grad = np.full(z.shape[0], F(factor))
     _add_points(
-        z, columns, scale, height, F(log_own - log_other), grad if of_z.shape[0] else grad[:0],
-        first, last, joint, of_z, of_components[0], of_components[1],
+        z, columns, F(log_own - log_other), grad if of_z.shape[0] else grad[:0], points, joint,
+        of_z, of_components[0], of_components[1],
     )  # fmt: skip
-    for i in range(first, last):
+    for i in range(points[0], points[1]):
         joint[i] += log_other
         value += grad[i] * joint[i]
         if log_q.shape[0]:
@@ -195,30 +192,17 @@ def add_joint(
 
 
 @jit
-def add_kl(mu, logvar, factor, first, last, of_components):
-    """Add up the KL of some components (K, D) to the standard normal, and its gradients."""
+def add_kl(columns, factor, points, of_components):
+    """Add up the KL of some points to the standard normal, and its gradients."""
     value = 0.0
-    for j in range(mu.shape[1]):
-        for k in range(first, last):
-            m, rise = mu[k, j], math.expm1(logvar[k, j])
-            value += 0.5 * factor * (m * m + rise - logvar[k, j])
+    if factor == 0:
+        return value
+    for j in range(columns.mu.shape[0]):
+        for k in range(points[0], points[1]):
+            m, logvar = columns.mu[j, k], columns.logvar[j, k]
+            rise = exp64(min(logvar, 709.0)) - 1.0
+            value += 0.5 * factor * (m * m + rise - logvar)
             if of_components.shape[2]:
                 of_components[0, j, k] += factor * m
                 of_components[1, j, k] += 0.5 * factor * rise
     return value
-
-
-@njit(inline="always")
-def _columns(mu, logvar):
-    """Return mu and the scale, (D, K), and the height, (K,), of components (K, D)."""
-    components, dim = mu.shape
-    columns, scale = np.empty((dim, components), F), np.empty((dim, components), F)
-    height = np.empty(components, F)
-    for k in range(components):
-        total = 0.0
-        for j in range(dim):
-            columns[j, k] = mu[k, j]
-            scale[j, k] = math.exp(-0.5 * logvar[k, j]) * math.sqrt(0.5)
-            total += logvar[k, j]
-        height[k] = -0.5 * (total + dim * LOG_2PI)
-    return columns, scale, height

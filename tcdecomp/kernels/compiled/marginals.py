@@ -46,15 +46,15 @@ def _spread(grid, centre, fall, height):
 
 @njit(inline="always")
 def _gather(grid, centre, fall):
-    """Return the moments of order 0, 1 and 2 of what points have left on the grid."""
-    zeroth = first = second = 0.0
+    """Return the slope and the bend of what points have left on the grid: sums of d and d^2 - v."""
+    slope = bend = 0.0
     for g in range(grid.shape[0]):
         d = g - centre
-        w = grid[g] * exp64(-fall * d * d)
-        zeroth += w
-        first += w * d
-        second += w * d * d
-    return zeroth, first, second
+        f = fall * d * d
+        w = grid[g] * exp64(-f)
+        slope += w * d
+        bend += w * (2 * f - 1)
+    return slope, bend
 
 
 @njit(inline="always")
@@ -88,12 +88,17 @@ def _have_grids(mu, logvar):
 
 @njit(inline="always")
 def _sort(mu, logvar):
-    """Return where each band starts, the components' order by bands, and their ranks in it."""
+    """Return where each band starts, the components' order by bands, and their ranks in it.
+
+    Also the ratio of the smallest standard deviations of bands that follow each other.
+    """
     components, low = mu.shape[0], logvar.min()
+    range_ = 0.5 * (logvar.max() - low)
+    bands = int(range_ / math.log(WIDTH)) + 1
     band = np.empty(components, np.int64)
     for k in range(components):
-        band[k] = int((logvar[k] - low) * (0.5 / math.log(WIDTH)))
-    start = np.zeros(band.max() + 2, np.int64)
+        band[k] = min(int((logvar[k] - low) * (0.5 * bands / max(range_, 1e-9))), bands - 1)
+    start = np.zeros(bands + 1, np.int64)
     for k in range(components):
         start[band[k] + 1] += 1
     for o in range(start.shape[0] - 1):
@@ -103,18 +108,18 @@ def _sort(mu, logvar):
         rank[k] = at[band[k]]
         order[rank[k]] = k
         at[band[k]] += 1
-    return start, order, rank
+    return start, order, rank, math.exp(range_ / bands)
 
 
 @njit(inline="always")
-def _lay_grids(mu, low, start):
+def _lay_grids(mu, low, start, width):
     """Return each octave's grid points: the first, the distance, and where they start; or none."""
     octaves = start.shape[0] - 1
     origin, step, offset = np.zeros(octaves), np.zeros(octaves), np.zeros(octaves + 1, np.int64)
     for o in range(octaves):
         a, b = start[o], start[o + 1]
         points = 0
-        step[o] = math.exp(0.5 * low) * WIDTH**o / PER_OCTAVE
+        step[o] = math.exp(0.5 * low) * width**o / PER_OCTAVE
         if b - a > FEW:
             origin[o] = mu[a:b].min() - MARGIN * step[o]
             length = (mu[a:b].max() - origin[o]) / step[o] + MARGIN
@@ -162,10 +167,10 @@ def _collect(left, centre, scale, start, origin, step, offset, of_mu, of_logvar)
         for k in range(start[o], start[o + 1] if part.shape[0] else start[o]):
             std = 1 / scale[k]
             first, count, at, fall = _place(centre[k], std, origin[o], step[o])
-            zeroth, one, two = _gather(part[first : first + count], at, fall)
-            height = HEIGHT * math.sqrt(2 * fall) / (step[o] * SQRT_2PI)
-            of_mu[k] += height * one * 2 * fall / step[o]
-            of_logvar[k] += height * (2 * fall * two - zeroth) * 2 * fall * (std / step[o]) ** 2
+            slope, bend = _gather(part[first : first + count], at, fall)
+            factor = HEIGHT * math.sqrt(2 * fall) / (step[o] * SQRT_2PI) * 2 * fall
+            of_mu[k] += factor * slope / step[o]
+            of_logvar[k] += factor * bend * (std / step[o]) ** 2
 
 
 @njit(inline="always")
@@ -174,11 +179,13 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
     if not _have_grids(mu, logvar):
         add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_logvar)
         return
-    start, order, rank = _sort(mu, logvar)
-    std, ratio = np.exp(0.5 * logvar), math.exp(log_ratio)
-    centre, log_scale = mu[order], -0.5 * logvar[order]
-    scale = np.exp(log_scale)
-    origin, step, offset = _lay_grids(centre, logvar.min(), start)
+    start, order, rank, width = _sort(mu, logvar)
+    centre, log_scale, scale = mu[order], -0.5 * logvar[order], np.empty_like(mu)
+    for k in range(scale.shape[0]):
+        scale[k] = exp64(log_scale[k])
+    ratio = math.exp(log_ratio)
+    origin, step, offset = _lay_grids(centre, logvar.min(), start, width)
+    inverse = 1 / step
     grid, peaks = _tabulate(centre, scale, start, origin, step, offset)
     windows, at = np.empty((start.shape[0], WINDOW)), np.empty(start.shape[0], np.int64)
     left, weights = np.zeros(grid.shape[0]), np.empty(mu.shape[0])
@@ -186,9 +193,10 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
     for i in range(x.shape[0]):
         total = slope = nearby = own = q = 0.0
         if log_ratio != 0.0:
-            q = (x[i] - mu[i]) / std[i]
-            own = (ratio - 1) * exp64(-0.5 * q * q) / (std[i] * SQRT_2PI)
-            total, slope = own, -own * q / std[i]
+            own_scale = scale[rank[i]]
+            q = (x[i] - mu[i]) * own_scale
+            own = (ratio - 1) / SQRT_2PI * own_scale * exp64(-0.5 * q * q)
+            total, slope = own, -own * q * own_scale
         for o in range(step.shape[0]):
             a, b, points = start[o], start[o + 1], offset[o + 1] - offset[o]
             at[o] = -1
@@ -199,13 +207,13 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
                 total += t
                 slope += s
                 continue
-            position = (x[i] - origin[o]) / step[o]
+            position = (x[i] - origin[o]) * inverse[o]
             if BLOCK < position < points - BLOCK:
                 at[o] = offset[o] + int(position) - HALF
                 part = grid[at[o] : at[o] + WINDOW]
                 t, s = _read(part, position - int(position) + HALF, windows[o])
                 total += t
-                slope += s / step[o]
+                slope += s * inverse[o]
                 nearby += peaks[at[o] // BLOCK]
         if not (total > TRUSTED * nearby and total > UNDERFLOW):
             log_q[i], slope = exactly(
@@ -228,7 +236,7 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
         factor = grad[i] / total
         of_x[i] += factor * slope
         if log_ratio != 0.0:
-            of_mu[i] += factor * own * q / std[i]
+            of_mu[i] += factor * own * q * scale[rank[i]]
             of_logvar[i] += 0.5 * factor * own * (q * q - 1.0)
         for o in range(step.shape[0]):
             a, b = start[o], start[o + 1]
@@ -246,28 +254,25 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
 
 
 @jit
-def add_marginals(
-    z, mu, logvar, log_own, log_other, grad, factor, first, last, log_q, of_z, of_components
-):
+def add_marginals(z, columns, log_weights, grad, factor, dims, log_q, of_z, of_components):
     """Add up some dimensions' log q(z_j), and their gradients; see :func:`.joint.add_joint`.
 
     ``grad`` and ``log_q`` have the shape (M, D).
     """
-    size, components, value = z.shape[0], mu.shape[0], 0.0
+    size, value, (log_own, log_other) = z.shape[0], 0.0, log_weights
     x, upstream = np.empty(size), np.full(size if of_z.shape[0] else 0, factor)
-    centre, log_variance = np.empty(components), np.empty(components)
-    density, of_x, of_component = np.empty(size), np.empty(size), np.empty((2, components))
-    for j in range(first, last):
+    density, of_x = np.empty(size), np.empty(size)
+    of_component = np.empty((2, columns.mu.shape[1]))
+    for j in range(dims[0], dims[1]):
         of_x[:], of_component[:] = 0.0, 0.0
         for i in range(size):
             x[i] = z[i, j]
             if grad.shape[0]:
                 upstream[i] = grad[i, j]
-        for k in range(components):
-            centre[k], log_variance[k] = mu[k, j], logvar[k, j]
         _add_dimension(
-            x, centre, log_variance, log_own - log_other, log_other, upstream, density, of_x,
-            of_component[0], of_component[1],
+            x, columns.mu[j].astype(np.float64), columns.logvar[j].astype(np.float64),
+            log_own - log_other, log_other, upstream, density, of_x, of_component[0],
+            of_component[1],
         )  # fmt: skip
         for i in range(size):
             value += (upstream[i] if upstream.shape[0] else factor) * density[i]
