@@ -17,7 +17,7 @@ __all__ = ["columns_of", "put_rows"]
 
 
 class Columns(NamedTuple):
-    """Components, with dimensions first."""
+    """Components, with dimensions first: D, or one more where D is odd, of scale 0."""
 
     mu: Any  # (D, K)
     logvar: Any  # (D, K)
@@ -29,12 +29,8 @@ class Columns(NamedTuple):
 def columns_of(mu, logvar):
     """Return components (K, D) as columns."""
     components, dim = mu.shape
-    columns = Columns(
-        np.empty((dim, components), F),
-        np.empty((dim, components), F),
-        np.empty((dim, components), F),
-        np.empty(components, F),
-    )
+    mu_j, logvar_j, scale_j = np.zeros((3, dim + dim % 2, components), F)
+    columns = Columns(mu_j, logvar_j, scale_j, np.empty(components, F))
     for k in range(components):
         total = 0.0
         for j in range(dim):

@@ -40,15 +40,17 @@ def _copy(height, rows):
 
 @njit(inline="always")
 def _subtract_squares(points, mu, scale, rows):
-    z0, z1, z2, z3 = points
+    """Do two dimensions at a time, for which each log is loaded and stored once."""
+    (z0, z1, z2, z3), (y0, y1, y2, y3) = points
     l0, l1, l2, l3 = rows
-    for k in range(mu.shape[0]):
-        m, s = mu[k], scale[k]
+    for k in range(l0.shape[0]):
+        m, s, n, t = mu[0][k], scale[0][k], mu[1][k], scale[1][k]
         s0, s1, s2, s3 = (z0 - m) * s, (z1 - m) * s, (z2 - m) * s, (z3 - m) * s
-        l0[k] -= s0 * s0
-        l1[k] -= s1 * s1
-        l2[k] -= s2 * s2
-        l3[k] -= s3 * s3
+        t0, t1, t2, t3 = (y0 - n) * t, (y1 - n) * t, (y2 - n) * t, (y3 - n) * t
+        l0[k] -= s0 * s0 + t0 * t0
+        l1[k] -= s1 * s1 + t1 * t1
+        l2[k] -= s2 * s2 + t2 * t2
+        l3[k] -= s3 * s3 + t3 * t3
 
 
 @njit(inline="always")
@@ -114,13 +116,18 @@ def _cut(rows, r, a, b):
 
 
 @njit(inline="always")
+def _two(columns, j, a, b):
+    return columns[j, a:b], columns[j + 1, a:b]
+
+
+@njit(inline="always")
 def _add_points(z, columns, log_ratio, grad, points, log_q, of_z, of_mu, of_logvar):
     """Put log q of some points into ``log_q``, and add gradients unless ``grad`` is empty.
 
     z and of_z are (M, D), of_mu and of_logvar (D, K).
     """
     mu, _, scale, height = columns
-    (dim, components), (start, stop) = mu.shape, points
+    dim, components, (start, stop) = z.shape[1], mu.shape[1], points
     step = max(64, STRETCH // dim // 64 * 64)
     block = max(4, min(64, ROWS // components // 4 * 4))
     weights, sums = np.zeros((block, components), F), np.zeros(components)
@@ -132,8 +139,10 @@ def _add_points(z, columns, log_ratio, grad, points, log_q, of_z, of_mu, of_logv
             for i in range(first, last, 4):
                 rows, four = _cut(weights, i - first, a, b), _four(i, last)
                 _copy(height[a:b], rows)
-                for j in range(dim):
-                    _subtract_squares(_at(z, four, j), mu[j, a:b], scale[j, a:b], rows)
+                for j in range(0, dim, 2):
+                    two_z = _at(z, four, j), _at(z, four, min(j + 1, dim - 1))
+                    two_mu, two_scale = _two(mu, j, a, b), _two(scale, j, a, b)
+                    _subtract_squares(two_z, two_mu, two_scale, rows)
         factors[:] = F(0.0)
         for i in range(first, last):
             if log_ratio != F(0.0):
@@ -197,7 +206,7 @@ def add_kl(columns, factor, points, of_components):
     value = 0.0
     if factor == 0:
         return value
-    for j in range(columns.mu.shape[0]):
+    for j in range(of_components.shape[1]):
         for k in range(points[0], points[1]):
             m, logvar = columns.mu[j, k], columns.logvar[j, k]
             rise = exp64(min(logvar, 709.0)) - 1.0
