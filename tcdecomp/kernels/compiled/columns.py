@@ -29,8 +29,11 @@ class Columns(NamedTuple):
 def columns_of(mu, logvar):
     """Return components (K, D) as columns."""
     components, dim = mu.shape
-    mu_j, logvar_j, scale_j = np.zeros((3, dim + dim % 2, components), F)
-    columns = Columns(mu_j, logvar_j, scale_j, np.empty(components, F))
+    shape = dim + dim % 2, components
+    # One array each: numba does not know that parts of an array are contiguous.
+    columns = Columns(
+        np.zeros(shape, F), np.zeros(shape, F), np.zeros(shape, F), np.empty(components, F)
+    )
     for k in range(components):
         total = 0.0
         for j in range(dim):
