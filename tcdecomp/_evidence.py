@@ -187,7 +187,7 @@ def doubt_of_rows(mu: Tensor, logvar: Tensor) -> str | None:
     """
     mu, logvar = mu.detach(), logvar.detach()
     factors = torch.arange(1, 2 * mu.shape[1] + 1, device=mu.device, dtype=torch.float64).sqrt()
-    parts = zip(mu.split(ROWS), logvar.split(ROWS), strict=True)
+    parts = zip(torch.split(mu, ROWS), torch.split(logvar, ROWS), strict=True)
     keys, order = torch.cat([(torch.cat(part, 1) * factors).sum(1) for part in parts]).sort()
     alike = (keys[1:] == keys[:-1]).nonzero().squeeze(1)
     if len(alike) == 0:

@@ -114,7 +114,7 @@ def _run(
     options = log_own, log_other, grad, grad_j, factors
     threads = torch.get_num_threads() if size * components * dim > THREADED_ABOVE else 1
     dims = dim if marginals else 0
-    add = _add_all if threads == 1 else partial(_add_in_threads, threads)
+    add: Any = _add_all if threads == 1 else partial(_add_in_threads, threads)
     value = add(*inputs, *options, dims, log_q, log_q_j, of_z, of)
     if not gradients:
         return value, ()
@@ -150,7 +150,7 @@ def _add_all(
     log_q_j: Any,
     of_z: Any,
     of: Any,
-) -> float:
+) -> Any:
     """Do what :func:`_add_in_threads` does, in one."""
     columns, parts = columns_of(mu, logvar), np.zeros((1, 2, mu.shape[1], of.shape[1]), F)
     weights, points = (log_own, log_other), (0, z.shape[0])
@@ -178,17 +178,17 @@ def _add_in_threads(
     log_q_j: Any,
     of_z: Any,
     of: Any,
-) -> float:
+) -> Any:
     """Share the points of the joint and of the KL, and then the dimensions of the marginals."""
     columns, parts = columns_of(mu, logvar), np.zeros((threads, 2, mu.shape[1], of.shape[1]), F)
     weights, size = (log_own, log_other), z.shape[0]
 
-    def share_points(t: int) -> float:
+    def share_points(t: int) -> Any:
         points = t * size // threads, (t + 1) * size // threads
         value = add_joint(z, columns, weights, grad, factors[0], points, log_q, of_z, parts[t])
         return value + add_kl(columns, factors[2], points, parts[t])
 
-    def share_dimensions(t: int) -> float:
+    def share_dimensions(t: int) -> Any:
         some = t * dims // threads, (t + 1) * dims // threads
         return add_marginals(z, columns, weights, grad_j, factors[1], some, log_q_j, of_z, parts[t])
 

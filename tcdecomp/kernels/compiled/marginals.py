@@ -1,8 +1,8 @@
 """The marginals log q(z_j) of :mod:`tcdecomp.kernels.linear`, compiled for the CPU by numba.
 
-One dimension at a time, in float64. Components are sorted into octaves of their standard
-deviation. An octave of few components is summed directly, any other over its grid. A point at
-which the grids are not accurate enough is summed directly, too.
+One dimension at a time, in float64. Components are sorted into bands of their standard deviation,
+all of one width in its logarithm. A band of few components is summed directly, any other over its
+grid. A point at which the grids are not accurate enough is summed directly, too.
 """
 
 # The kernels are in numba's dialect, which mypy does not know.
@@ -11,6 +11,7 @@ which the grids are not accurate enough is summed directly, too.
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -20,21 +21,21 @@ from tcdecomp.kernels.compiled.pairs import SQRT_2PI, add_moments, add_pairs, de
 
 __all__ = ["add_marginals"]
 
-PER_OCTAVE = 2.3  # grid points in the smallest standard deviation of an octave
+PER_BAND = 2.3  # grid points in the smallest standard deviation of a band
 REACH = 6.76  # standard deviations at which a Gaussian ends
 WINDOW = 24  # grid points that a point reads
 HALF = WINDOW // 2 - 1
-TAU = PER_OCTAVE * math.sqrt(0.5)  # standard deviation of the window, in grid points
+TAU = PER_BAND * math.sqrt(0.5)  # standard deviation of the window, in grid points
 FALL = 0.5 / TAU**2
 HEIGHT = 1 / (TAU * SQRT_2PI)
 BLOCK = 48  # grid points that share a maximum: no error comes from beyond the next block
 MARGIN = 2 * BLOCK  # grid points beyond the outermost component
-WIDTH = 3.0  # largest standard deviation of a band, over its smallest
+WIDTH = 3.0  # of a band: largest standard deviation over the smallest, at most
 UNDERFLOW = 1e-200
 TRUSTED = 1e-4  # of the grid's maximum nearby: below it, the error of 1e-11 counts
 FEW = 32  # components that are summed directly
 SMALL = 400  # the same of a whole dimension
-LONGEST = 2**18  # grid points of an octave, and 64 for each component
+LONGEST = 2**18  # grid points of a band, and 64 for each component
 
 
 @njit(inline="always")
@@ -90,14 +91,14 @@ def _have_grids(mu, logvar):
 def _sort(mu, logvar):
     """Return where each band starts, the components' order by bands, and their ranks in it.
 
-    Also the ratio of the smallest standard deviations of bands that follow each other.
+    Also the width of all bands: the ratio of the largest standard deviation to the smallest.
     """
     components, low = mu.shape[0], logvar.min()
-    range_ = 0.5 * (logvar.max() - low)
-    bands = int(range_ / math.log(WIDTH)) + 1
-    band = np.empty(components, np.int64)
+    span = 0.5 * (logvar.max() - low)
+    bands = int(span / math.log(WIDTH)) + 1
+    band, per_unit = np.empty(components, np.int32), bands / max(span, 1e-9)
     for k in range(components):
-        band[k] = min(int((logvar[k] - low) * (0.5 * bands / max(range_, 1e-9))), bands - 1)
+        band[k] = min(int(0.5 * (logvar[k] - low) * per_unit), bands - 1)
     start = np.zeros(bands + 1, np.int64)
     for k in range(components):
         start[band[k] + 1] += 1
@@ -108,46 +109,59 @@ def _sort(mu, logvar):
         rank[k] = at[band[k]]
         order[rank[k]] = k
         at[band[k]] += 1
-    return start, order, rank, math.exp(range_ / bands)
+    return start, order, rank, math.exp(span / bands)
+
+
+class Bands(NamedTuple):
+    """Components in the order of their bands, and the grid of each band, one after another."""
+
+    start: Any  # (bands + 1,): of each band's components
+    centre: Any  # (K,)
+    scale: Any  # (K,): inverse standard deviations
+    origin: Any  # (bands,): the first grid point
+    inverse: Any  # (bands,): grid points in 1
+    offset: Any  # (bands + 1,): of each band's grid points; a band of few components has none
 
 
 @njit(inline="always")
-def _lay_grids(mu, low, start, width):
-    """Return each octave's grid points: the first, the distance, and where they start; or none."""
-    octaves = start.shape[0] - 1
-    origin, step, offset = np.zeros(octaves), np.zeros(octaves), np.zeros(octaves + 1, np.int64)
-    for o in range(octaves):
-        a, b = start[o], start[o + 1]
-        points = 0
-        step[o] = math.exp(0.5 * low) * width**o / PER_OCTAVE
-        if b - a > FEW:
-            origin[o] = mu[a:b].min() - MARGIN * step[o]
-            length = (mu[a:b].max() - origin[o]) / step[o] + MARGIN
+def _bands(mu, logvar, start, order, width):
+    bands = start.shape[0] - 1
+    centre, scale = np.empty(mu.shape[0]), np.empty(mu.shape[0])
+    for k in range(scale.shape[0]):
+        centre[k], scale[k] = mu[order[k]], exp64(-0.5 * logvar[order[k]])
+    origin, offset = np.zeros(bands), np.zeros(bands + 1, np.int64)
+    inverse = PER_BAND * math.exp(-0.5 * logvar.min()) * width ** -np.arange(bands)
+    for o in range(bands):
+        part, points = centre[start[o] : start[o + 1]], 0
+        if part.shape[0] > FEW:
+            origin[o] = part.min() - MARGIN / inverse[o]
+            length = (part.max() - origin[o]) * inverse[o] + MARGIN
             if length < LONGEST + 64 * mu.shape[0]:
                 points = (int(length) // BLOCK + 1) * BLOCK
         offset[o + 1] = offset[o] + points
-    return origin, step, offset
+    return Bands(start, centre, scale, origin, inverse, offset)
 
 
 @njit(inline="always")
-def _place(mu, std, origin, step):
+def _place(mu, scale, origin, inverse):
     """Return a component's first grid point, their number, its centre among them, and its fall."""
-    variance = (std / step) ** 2 - TAU**2
-    position = (mu - origin) / step
+    variance = (inverse / scale) ** 2 - TAU**2
+    position = (mu - origin) * inverse
     half = int(REACH * math.sqrt(variance)) + 1
     first = int(position) - half
     return first, (2 * half + 9) // 8 * 8, position - first, 0.5 / variance
 
 
 @njit(inline="always")
-def _tabulate(centre, scale, start, origin, step, offset):
-    """Return all grids, and the maximum of each block of their points."""
+def _tabulate(bands):
+    """Return all grids, and the maximum of each block of their points and its neighbours."""
+    start, centre, scale, origin, inverse, offset = bands
     grid = np.zeros(offset[-1])
-    for o in range(step.shape[0]):
+    for o in range(origin.shape[0]):
         part = grid[offset[o] : offset[o + 1]]
         for k in range(start[o], start[o + 1] if part.shape[0] else start[o]):
-            first, count, at, fall = _place(centre[k], 1 / scale[k], origin[o], step[o])
-            height = math.sqrt(2 * fall) / (step[o] * SQRT_2PI)
+            first, count, at, fall = _place(centre[k], scale[k], origin[o], inverse[o])
+            height = math.sqrt(2 * fall) * inverse[o] / SQRT_2PI
             _spread(part[first : first + count], at, fall, height)
     peaks = np.zeros(grid.shape[0] // BLOCK)
     for b in range(peaks.shape[0]):
@@ -160,17 +174,53 @@ def _tabulate(centre, scale, start, origin, step, offset):
 
 
 @njit(inline="always")
-def _collect(left, centre, scale, start, origin, step, offset, of_mu, of_logvar):
-    """Add what points have left on the grids to the components' gradients."""
-    for o in range(step.shape[0]):
+def _collect(left, bands, of_mu, of_logvar):
+    """Add what points have left on the grids to the gradients of mu, and twice that of logvar."""
+    start, centre, scale, origin, inverse, offset = bands
+    for o in range(origin.shape[0]):
         part = left[offset[o] : offset[o + 1]]
         for k in range(start[o], start[o + 1] if part.shape[0] else start[o]):
-            std = 1 / scale[k]
-            first, count, at, fall = _place(centre[k], std, origin[o], step[o])
+            first, count, at, fall = _place(centre[k], scale[k], origin[o], inverse[o])
             slope, bend = _gather(part[first : first + count], at, fall)
-            factor = HEIGHT * math.sqrt(2 * fall) / (step[o] * SQRT_2PI) * 2 * fall
-            of_mu[k] += factor * slope / step[o]
-            of_logvar[k] += factor * bend * (std / step[o]) ** 2
+            factor = HEIGHT * math.sqrt(2 * fall) * inverse[o] / SQRT_2PI * 2 * fall
+            of_mu[k] += factor * slope * inverse[o]
+            of_logvar[k] += factor * bend * (inverse[o] / scale[k]) ** 2
+
+
+@njit(inline="always")
+def _own_parts(x, mu, logvar, log_ratio):
+    """Return what a point's own component lacks on the grid: its density, slope and bend."""
+    own, slope, bend = np.zeros(x.shape[0]), np.zeros(x.shape[0]), np.zeros(x.shape[0])
+    factor = (math.exp(log_ratio) - 1) / SQRT_2PI
+    for i in range(x.shape[0] if log_ratio != 0.0 else 0):
+        scale = exp64(-0.5 * logvar[i])
+        q = (x[i] - mu[i]) * scale
+        own[i] = factor * scale * exp64(-0.5 * q * q)
+        slope[i] = -own[i] * q * scale
+        bend[i] = own[i] * (q * q - 1.0)
+    return own, slope, bend
+
+
+@njit(inline="always")
+def _read_bands(x, bands, grid, peaks, at, windows, weights):
+    """Return the sum of densities at a point, its slope, and the largest of the grids nearby."""
+    start, centre, scale, origin, inverse, offset = bands
+    total = slope = nearby = 0.0
+    for o in range(origin.shape[0]):
+        a, b, points, at[o] = start[o], start[o + 1], offset[o + 1] - offset[o], -1
+        if points == 0 and a < b:
+            t, s = densities(x, centre[a:b], scale[a:b], weights[a:b])
+            total += t
+            slope += s
+        position = (x - origin[o]) * inverse[o]
+        if BLOCK < position < points - BLOCK:
+            at[o] = offset[o] + int(position) - HALF
+            part = grid[at[o] : at[o] + WINDOW]
+            t, s = _read(part, position - int(position) + HALF, windows[o])
+            total += t
+            slope += s * inverse[o]
+            nearby += peaks[at[o] // BLOCK]
+    return total, slope, nearby
 
 
 @njit(inline="always")
@@ -180,77 +230,46 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
         add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_logvar)
         return
     start, order, rank, width = _sort(mu, logvar)
-    centre, log_scale, scale = mu[order], -0.5 * logvar[order], np.empty_like(mu)
-    for k in range(scale.shape[0]):
-        scale[k] = exp64(log_scale[k])
-    ratio = math.exp(log_ratio)
-    origin, step, offset = _lay_grids(centre, logvar.min(), start, width)
-    inverse = 1 / step
-    grid, peaks = _tabulate(centre, scale, start, origin, step, offset)
-    windows, at = np.empty((start.shape[0], WINDOW)), np.empty(start.shape[0], np.int64)
+    bands = _bands(mu, logvar, start, order, width)
+    grid, peaks = _tabulate(bands)
+    own, own_slope, own_bend = _own_parts(x, mu, logvar, log_ratio)
+    count = bands.origin.shape[0]
+    at, windows = np.empty(count, np.int64), np.empty((count, WINDOW))
     left, weights = np.zeros(grid.shape[0]), np.empty(mu.shape[0])
-    moments = np.zeros((2, mu.shape[0]))
+    factor, moments = np.zeros(x.shape[0]), np.zeros((2, mu.shape[0]))
     for i in range(x.shape[0]):
-        total = slope = nearby = own = q = 0.0
-        if log_ratio != 0.0:
-            own_scale = scale[rank[i]]
-            q = (x[i] - mu[i]) * own_scale
-            own = (ratio - 1) / SQRT_2PI * own_scale * exp64(-0.5 * q * q)
-            total, slope = own, -own * q * own_scale
-        for o in range(step.shape[0]):
-            a, b, points = start[o], start[o + 1], offset[o + 1] - offset[o]
-            at[o] = -1
-            if a == b:
-                continue
-            if points == 0:
-                t, s = densities(x[i], centre[a:b], scale[a:b], weights[a:b])
-                total += t
-                slope += s
-                continue
-            position = (x[i] - origin[o]) * inverse[o]
-            if BLOCK < position < points - BLOCK:
-                at[o] = offset[o] + int(position) - HALF
-                part = grid[at[o] : at[o] + WINDOW]
-                t, s = _read(part, position - int(position) + HALF, windows[o])
-                total += t
-                slope += s * inverse[o]
-                nearby += peaks[at[o] // BLOCK]
-        if not (total > TRUSTED * nearby and total > UNDERFLOW):
-            log_q[i], slope = exactly(
-                x[i],
-                centre,
-                scale,
-                log_scale,
-                rank[i] if log_ratio != 0.0 else -1,
-                log_ratio,
-                weights,
-            )
-            log_q[i] += log_other
+        total, slope, nearby = _read_bands(x[i], bands, grid, peaks, at, windows, weights)
+        total, slope = total + own[i], slope + own_slope[i]
+        if total > TRUSTED * nearby and total > UNDERFLOW:
+            log_q[i] = math.log(total)
             if grad.shape[0]:
-                add_moments(x[i], centre, scale, weights, grad[i], moments[0], moments[1])
-                of_x[i] += grad[i] * slope
+                factor[i] = f = grad[i] / total
+                of_x[i] += f * slope
+                # As a function of its own, this takes longer.
+                for o in range(count):
+                    a, b = start[o], start[o + 1]
+                    if at[o] >= 0:
+                        _add_window(left[at[o] : at[o] + WINDOW], windows[o], f)
+                    elif bands.offset[o] == bands.offset[o + 1]:
+                        few, f_few = moments[:, a:b], f / SQRT_2PI
+                        mu_few, scale_few = bands.centre[a:b], bands.scale[a:b]
+                        add_moments(x[i], mu_few, scale_few, weights[a:b], f_few, few[0], few[1])
             continue
-        log_q[i] = math.log(total) + log_other
-        if grad.shape[0] == 0:
-            continue
-        factor = grad[i] / total
-        of_x[i] += factor * slope
-        if log_ratio != 0.0:
-            of_mu[i] += factor * own * q * scale[rank[i]]
-            of_logvar[i] += 0.5 * factor * own * (q * q - 1.0)
-        for o in range(step.shape[0]):
-            a, b = start[o], start[o + 1]
-            if at[o] >= 0:
-                _add_window(left[at[o] : at[o] + WINDOW], windows[o], factor)
-            elif offset[o] == offset[o + 1]:
-                part = moments[:, a:b]
-                f = factor / SQRT_2PI
-                add_moments(x[i], centre[a:b], scale[a:b], weights[a:b], f, part[0], part[1])
+        mine = rank[i] if log_ratio != 0.0 else -1
+        log_q[i], slope = exactly(x[i], bands.centre, bands.scale, mine, log_ratio, weights)
+        if grad.shape[0]:
+            of_x[i] += grad[i] * slope
+            add_moments(x[i], bands.centre, bands.scale, weights, grad[i], moments[0], moments[1])
+    for i in range(x.shape[0]):
+        log_q[i] += log_other
     if grad.shape[0]:
-        _collect(left, centre, scale, start, origin, step, offset, moments[0], moments[1])
+        _collect(left, bands, moments[0], moments[1])
         for k in range(mu.shape[0]):
             of_mu[order[k]] += moments[0, k]
             of_logvar[order[k]] += 0.5 * moments[1, k]
+        for i in range(x.shape[0]):
+            of_mu[i] -= factor[i] * own_slope[i]
+            of_logvar[i] += 0.5 * factor[i] * own_bend[i]
 
 
 @jit
@@ -270,9 +289,8 @@ def add_marginals(z, columns, log_weights, grad, factor, dims, log_q, of_z, of_c
             if grad.shape[0]:
                 upstream[i] = grad[i, j]
         _add_dimension(
-            x, columns.mu[j].astype(np.float64), columns.logvar[j].astype(np.float64),
-            log_own - log_other, log_other, upstream, density, of_x, of_component[0],
-            of_component[1],
+            x, columns.mu[j], columns.logvar[j], log_own - log_other, log_other, upstream, density,
+            of_x, of_component[0], of_component[1],
         )  # fmt: skip
         for i in range(size):
             value += (upstream[i] if upstream.shape[0] else factor) * density[i]

@@ -46,16 +46,17 @@ def add_moments(x, mu, scale, weights, factor, of_mu, of_logvar):
 
 
 @njit(inline="always")
-def exactly(x, mu, scale, log_scale, own, log_ratio, weights):
+def exactly(x, mu, scale, own, log_ratio, weights):
     """Return the log of the weighted sum and its slope; the weights are left as shares of it."""
     for k in range(mu.shape[0]):
         q = (x - mu[k]) * scale[k]
-        weights[k] = log_scale[k] - 0.5 * q * q
-    if own >= 0:
-        weights[own] += log_ratio
+        weights[k] = -0.5 * q * q
     top, total, slope = weights.max(), 0.0, 0.0
     for k in range(mu.shape[0]):
-        weights[k] = exp64(weights[k] - top)
+        weights[k] = exp64(weights[k] - top) * scale[k]
+    if own >= 0:
+        weights[own] *= math.exp(log_ratio)
+    for k in range(mu.shape[0]):
         total += weights[k]
     for k in range(mu.shape[0]):
         weights[k] /= total
@@ -83,7 +84,7 @@ def add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_
     It is in float32, but for points at which that underflows or overflows. An own component's
     weight goes into its height: what is added and then taken off would cancel.
     """
-    ratio, centre, scale = F(math.exp(log_ratio)), mu.astype(F), np.empty(mu.shape[0], F)
+    ratio, scale = F(math.exp(log_ratio)), np.empty(mu.shape[0], F)
     for k in range(mu.shape[0]):
         scale[k] = math.exp(-0.5 * logvar[k])
     height, weights, sums = scale.copy(), np.empty_like(scale), np.zeros((2, mu.shape[0]), F)
@@ -92,13 +93,13 @@ def add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_
         point = F(x[i])
         if log_ratio != 0.0:
             height[i] *= ratio
-        total, slope = _weigh_pairs(point, centre, scale, height, weights)
+        total, slope = _weigh_pairs(point, mu, scale, height, weights)
         if log_ratio != 0.0:
             height[i] = scale[i]
         if not least < total < F(math.inf):
-            log_scale, shares = -0.5 * logvar, np.empty(mu.shape[0])
-            wide, own = np.exp(log_scale), i if log_ratio != 0.0 else -1
-            log_q[i], rise = exactly(x[i], mu, wide, log_scale, own, log_ratio, shares)
+            wide, shares = np.exp(-0.5 * logvar.astype(np.float64)), np.empty(mu.shape[0])
+            own = i if log_ratio != 0.0 else -1
+            log_q[i], rise = exactly(x[i], mu, wide, own, log_ratio, shares)
             log_q[i] += log_other
             if grad.shape[0]:
                 of_x[i] += grad[i] * rise
@@ -109,7 +110,7 @@ def add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_
             factor = F(grad[i]) / total
             of_x[i] += factor * slope
             for k in range(mu.shape[0]):
-                q, w = (point - centre[k]) * scale[k], factor * weights[k]
+                q, w = (point - mu[k]) * scale[k], factor * weights[k]
                 sums[0, k] += w * q * scale[k]
                 sums[1, k] += w * (q * q - F(1.0))
     for k in range(mu.shape[0]):
