@@ -55,7 +55,10 @@ def information_dropout(beta: float, **options: Any) -> TCDecomposition:
 
 
 def info_vae(alpha: float, lambda_: float, **options: Any) -> TCDecomposition:
-    """Return InfoVAE's (1 - alpha) * MI + lambda * KL(q(z) || p(z)) (Zhao et al. 2019, eq. 6)."""
+    """Return InfoVAE's (1 - alpha) * MI + lambda * KL(q(z) || p(z)) (Zhao et al. 2019).
+
+    This is equation 6 of the paper.
+    """
     return TCDecomposition(alpha=1 - alpha, beta=lambda_, gamma=lambda_, **options)
 
 

@@ -353,6 +353,17 @@ def test_claims_on_the_squares_hold_in_the_file(frame):
     assert tc["FactorVAE"].min() > 10 * tc["beta-TCVAE"].min()
 
 
+def test_the_page_of_beta_and_this_one_quote_each_other(frame):
+    runs = summary.of(frame, part="squares", method="beta-TCVAE", weight=2)
+    with (FOLDER.parent / "pictures" / "squares.csv").open(newline="") as file:
+        others = [row for row in csv.DictReader(file) if row["model"] == "beta-TCVAE"]
+    three = [float(row["mig"]) for row in others if row["beta"] == "2"]
+    here, there = runs["mig"].mean(), sum(three) / len(three)
+    assert (len(runs), len(three)) == (8, 3)
+    assert f"have a binned MIG of {there:.2f}, and eight here {here:.2f}" in PAGE
+    assert f"[a mean of {here:.2f}]" in (FOLDER.parent / "learn" / "beta.md").read_text()
+
+
 def test_claims_on_the_colored_squares_hold_in_the_file(frame):
     runs = summary.of(frame, part="objects")
     means = runs.groupby(["method", "weight"])["mig_density"].mean()
