@@ -1,9 +1,9 @@
 """The marginals in linear time and the joint by matrix products: plain torch, any device.
 
 *Marginals.* Each q(z_j) is a mixture of one-dimensional Gaussians, each with a standard deviation
-of its own. Components are sorted into bands, c <= sd < 3 c, and each band has a regular grid with
-2.3 points in c. A Gaussian of sd is the convolution of two: of variance sd^2 - tau^2, and of
-variance tau^2 = c^2 / 2. The trapezoidal rule on the grid gives it to 1e-11::
+of its own. Components are sorted into bands, from c to at most 3 c, and each band has a regular
+grid with 2.3 points in c. A Gaussian of sd is the convolution of two: of variance sd^2 - tau^2, and
+of variance tau^2 = c^2 / 2. The trapezoidal rule on the grid gives it to 1e-11::
 
     sum_k N(z; mu_k, sd_k^2) = step sum_g N(z; x_g, tau^2) G_g
     G_g = sum_k N(x_g; mu_k, sd_k^2 - tau^2)
@@ -46,7 +46,7 @@ __all__ = [
 Gradients = tuple[Tensor, Tensor, Tensor]
 
 PER_BAND = 2.3  # grid points in the smallest standard deviation of a band
-WIDTH = 3.0  # largest standard deviation of a band, over its smallest
+WIDTH = 3.0  # of a band: largest standard deviation over the smallest, at most
 REACH = 6.76  # standard deviations at which a Gaussian ends
 WINDOW = 24  # grid points that a point reads
 TAU = PER_BAND * math.sqrt(0.5)  # standard deviation of the window, in grid points
@@ -308,9 +308,11 @@ class _Grids(NamedTuple):
 def _grids(mu: Tensor, logvar: Tensor) -> _Grids | None:
     """Return the grids, unless they are too long."""
     low, columns = logvar.amin(0), torch.arange(mu.shape[1], device=mu.device)
-    band = ((logvar - low) * (0.5 / math.log(WIDTH))).long()
-    bands = torch.arange(int(band.max()) + 1, device=mu.device)[:, None]
-    step = (0.5 * low).exp() * WIDTH**bands / PER_BAND
+    span = 0.5 * (logvar.amax(0) - low)
+    counts = (span / math.log(WIDTH)).long() + 1
+    band = (0.5 * (logvar - low) * (counts / span.clamp(min=1e-9))).long().minimum(counts - 1)
+    bands = torch.arange(int(counts.max()), device=mu.device)[:, None]
+    step = (0.5 * low + span / counts * bands).exp() / PER_BAND
     grid = (band * len(columns) + columns).flatten()
     ends = mu.new_full((2, step.numel()), math.inf)
     both = torch.stack([mu.flatten(), -mu.flatten()])

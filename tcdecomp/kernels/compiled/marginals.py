@@ -18,21 +18,23 @@ from numba import njit
 
 from tcdecomp.kernels.compiled.arithmetic import exp64, jit
 from tcdecomp.kernels.compiled.pairs import SQRT_2PI, add_moments, add_pairs, densities, exactly
+from tcdecomp.kernels.linear import (
+    BLOCK,
+    HEIGHT,
+    PER_BAND,
+    REACH,
+    TAU,
+    TRUSTED,
+    UNDERFLOW,
+    WIDTH,
+    WINDOW,
+)
 
 __all__ = ["add_marginals"]
 
-PER_BAND = 2.3  # grid points in the smallest standard deviation of a band
-REACH = 6.76  # standard deviations at which a Gaussian ends
-WINDOW = 24  # grid points that a point reads
 HALF = WINDOW // 2 - 1
-TAU = PER_BAND * math.sqrt(0.5)  # standard deviation of the window, in grid points
 FALL = 0.5 / TAU**2
-HEIGHT = 1 / (TAU * SQRT_2PI)
-BLOCK = 48  # grid points that share a maximum: no error comes from beyond the next block
 MARGIN = 2 * BLOCK  # grid points beyond the outermost component
-WIDTH = 3.0  # of a band: largest standard deviation over the smallest, at most
-UNDERFLOW = 1e-200
-TRUSTED = 1e-4  # of the grid's maximum nearby: below it, the error of 1e-11 counts
 FEW = 32  # components that are summed directly
 SMALL = 400  # the same of a whole dimension
 LONGEST = 2**18  # grid points of a band, and 64 for each component
