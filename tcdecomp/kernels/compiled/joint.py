@@ -203,15 +203,14 @@ def add_joint(z, columns, log_weights, grad, factor, points, log_q, of_z, of_com
 @jit
 def add_kl(columns, factor, points, of_components):
     """Add up the KL of some points to the standard normal, and its gradients."""
-    value = 0.0
-    if factor == 0:
-        return value
-    for j in range(of_components.shape[1]):
-        for k in range(points[0], points[1]):
-            m, logvar = columns.mu[j, k], columns.logvar[j, k]
-            rise = exp64(min(logvar, 709.0)) - 1.0
-            value += 0.5 * factor * (m * m + rise - logvar)
-            if of_components.shape[2]:
-                of_components[0, j, k] += factor * m
-                of_components[1, j, k] += 0.5 * factor * rise
+    value, (first, last) = 0.0, points
+    rise = np.empty(last - first)
+    for j in range(of_components.shape[1] if factor != 0 else 0):
+        mu, logvar = columns.mu[j, first:last], columns.logvar[j, first:last]
+        for k in range(rise.shape[0]):
+            rise[k] = exp64(min(np.float64(logvar[k]), 709.0)) - 1.0
+            value += 0.5 * factor * (mu[k] * mu[k] + rise[k] - logvar[k])
+        for k in range(rise.shape[0] if of_components.shape[2] else 0):
+            of_components[0, j, first + k] += factor * mu[k]
+            of_components[1, j, first + k] += 0.5 * factor * rise[k]
     return value
