@@ -37,7 +37,7 @@ def rows(text: str) -> list[list[str]]:
 
 def panel(axes: Axes, column: dict[str, str]) -> None:
     """Draw one data set: the bracket as a band, each estimator as a line."""
-    ends = re.findall(r"\[(\S+), (\S+)\]", column["bracket"])
+    ends = re.findall(r"\[(\S+),\s(\S+)\]", column["bracket"])
     low, high = ([float(end[side]) for end in ends] for side in (0, 1))
     axes.fill_between(SIZES, low, high, color=GREY, alpha=0.2, linewidth=0, label="bracket")
     axes.axhline(0, color=GREY, linewidth=0.8)

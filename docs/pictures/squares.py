@@ -177,7 +177,7 @@ def draw_curves() -> Figure:
         axes.plot(steps, ends[2], color=colour, linewidth=2, label=label)
     axes.set(xlabel="step", ylabel="total correlation, nats", xlim=(0, STEPS))
     axes.margins(y=0.2)
-    axes.legend(frameon=False, ncols=2)
+    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 

@@ -33,6 +33,7 @@ TITLES = {
     "B": "B: 6 live latents, posterior variance 0.01",
 }
 TERMS = Terms._fields[:3]
+BETWEEN = "\N{NO-BREAK SPACE}/ "  # the figures of a cell: no line starts with the slash
 
 
 def leave_one_out(others: int, dataset_size: int) -> tuple[float, float]:
@@ -149,9 +150,9 @@ def table(result: Result) -> Iterator[str]:
     cells = result.cells.values()
     for name in (*ESTIMATORS, BANK, STALE, ALL_STALE):
         columns = zip(*(pairs(*cell.errors[name]) for cell in cells), strict=True)
-        yield row(name, [" / ".join(column) for column in columns])
+        yield row(name, [BETWEEN.join(column) for column in columns])
     columns = zip(*(ends(cell.bracket, result.truth) for cell in cells), strict=True)
-    yield row("*bracket*", [" / ".join(column) for column in columns])
+    yield row("*bracket*", [BETWEEN.join(column) for column in columns])
 
 
 def pairs(values: Tensor, errors: Tensor) -> list[str]:
@@ -161,8 +162,8 @@ def pairs(values: Tensor, errors: Tensor) -> list[str]:
 
 def ends(intervals: list[Interval], truth: Tensor) -> list[str]:
     """Return the ends of each interval, less the truth."""
-    both = zip(intervals, truth.tolist(), strict=True)
-    return [f"[{interval.low - t:+.2f}, {interval.high - t:+.2f}]" for interval, t in both]
+    both = [(i.low - t, i.high - t) for i, t in zip(intervals, truth.tolist(), strict=True)]
+    return [f"[{low:+.2f},\N{NO-BREAK SPACE}{high:+.2f}]" for low, high in both]
 
 
 def row(label: str, cells: list[str]) -> str:
