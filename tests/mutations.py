@@ -210,8 +210,8 @@ MUTATIONS = (
     Mutation(
         "own component counted twice on the grids",
         "tcdecomp/kernels/compiled/marginals.py",
-        "own = (ratio - 1) * exp64(-0.5 * q * q)",
-        "own = ratio * exp64(-0.5 * q * q)",
+        "factor = (math.exp(log_ratio) - 1) / SQRT_2PI",
+        "factor = math.exp(log_ratio) / SQRT_2PI",
         "tests/kernels/test_kernels.py",
     ),
     Mutation(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numba import njit
 
@@ -243,10 +243,15 @@ def _highest(row):
 
 
 @given(st.floats(-59.9, 0))
-def test_exponentials(x):
-    assert abs(_exp64(x) / math.exp(x) - 1) < 1e-12
+def test_exponentials_in_float32(x):
     x = np.float32(x)
     assert abs(_exp32(x) / math.exp(x) - 1) < 4e-7
+
+
+@given(st.floats(-700, 709))
+@example(-0.5 * math.log(2))
+def test_exponentials_in_float64(x):
+    assert abs(_exp64(x) / math.exp(x) - 1) < 1.2e-12
 
 
 @pytest.mark.parametrize("value", [0.5, -40.0, math.inf, -math.inf, math.nan, -math.nan])
@@ -508,6 +513,47 @@ def test_infinities_do_not_come_out_as_numbers(which, value, kernel, size):
     for got, want in zip(kernel.log_mixture(*case), dense.log_mixture(*double(case)), strict=True):
         number = got.isfinite()
         assert_values(got[number], want[number])
+
+
+@pytest.mark.parametrize(("size", "components"), [(4, 4), (5, 5), (5, 450)])
+@pytest.mark.parametrize("kernel", [blocked, compiled])
+def test_components_too_far_for_float32_have_no_share(kernel, size, components):
+    """Their squares overflow: their weight is 0, and so is 0 times the square."""
+    z, mu, logvar = distribution("benign", size, components, 3)
+    mu, logvar = mu * 1e3, torch.where(mu > 0, 2.0, -80.0)
+    z = mu[:size] + z * (0.5 * logvar[:size]).exp()
+    check_mixture(kernel, [z, mu, logvar, *tensors(z, -3.0, -1.0), None, None])
+
+
+@pytest.mark.parametrize("logvar", [80.0, 150.0, 200.0])
+@pytest.mark.parametrize(("kernel", "size"), SIZES)
+def test_wide_components(kernel, size, logvar):
+    """The KL, and exp(-logvar / 2) with all its digits, are beyond float32."""
+    z, mu, _ = distribution("benign", size, size, 3)
+    batch = z, mu, torch.full_like(mu, logvar)
+    case = [*batch, *tensors(z, -3.0, -1.0)]
+    for got, want in zip(kernel.log_mixture(*case), dense.log_mixture(*double(case)), strict=True):
+        assert_values(got, want)
+    value = kernel.mean_log_mixture(*batch, -3.0, -1.0, 0.0, 0.0, 1.0)[0]
+    assert value.isinf() == (logvar > 88)
+
+
+def test_points_beyond_the_last_component_have_none_of_their_own():
+    """A number for one would stand behind those of the components, in another's memory."""
+    z, mu, logvar = distribution("benign", 451, 451, 1)
+    mu[0], z[450] = -100.0, 0.0
+    grad_j = torch.zeros_like(z)
+    grad_j[450] = math.inf  # from which any number, times 0 even, makes another
+    case = [z, mu[:450], logvar[:450], *tensors(z, -1.0, -1.0)]
+    gradients = compiled.log_mixture_backward(torch.zeros(451), grad_j, *case[:2], *case)
+    assert gradients[1][0].item() == gradients[2][0].item() == 0
+
+
+@pytest.mark.parametrize("size", [6, 440])
+def test_variances_beyond_float64_raise_nothing(size):
+    batch = distribution("benign", size, size, 2)
+    case = [*batch[:2], torch.full((size, 2), 2000.0), *tensors(batch[0], 0.0, 0.0)]
+    assert not compiled.log_mixture(*case)[1].isfinite().any()
 
 
 @pytest.mark.parametrize("kernel", [blocked, compiled, linear])

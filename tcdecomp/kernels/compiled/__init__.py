@@ -84,7 +84,7 @@ def mean_log_mixture(
     """Return the value, a scalar, and its gradients; see :mod:`tcdecomp.kernels.blocked`."""
     factors = tuple(factor / z.shape[0] for factor in (joint, marginal, kl))
     value, of = _run(z, mu, logvar, log_own, log_other, factors=factors, gradients=gradients)
-    return torch.scalar_tensor(value, dtype=torch.float32), *of
+    return torch.tensor(value, dtype=torch.float32), *of
 
 
 def _run(

@@ -22,7 +22,7 @@ import math
 import numpy as np
 from numba import njit
 
-from tcdecomp.kernels.compiled.arithmetic import F, exp32, exp64, highest, jit
+from tcdecomp.kernels.compiled.arithmetic import F, exp32, exp64, highest, jit, times
 
 __all__ = ["add_joint", "add_kl"]
 
@@ -89,7 +89,8 @@ def _add_slopes(points, mu, scale, rows, of_components):
     for k in range(mu.shape[0]):
         m, s = mu[k], scale[k]
         s0, s1, s2, s3 = (z0 - m) * s, (z1 - m) * s, (z2 - m) * s, (z3 - m) * s
-        g0, g1, g2, g3 = w0[k] * s0, w1[k] * s1, w2[k] * s2, w3[k] * s3
+        g0, g1 = times(w0[k], s0), times(w1[k], s1)
+        g2, g3 = times(w2[k], s2), times(w3[k], s3)
         d0 += g0 * s
         d1 += g1 * s
         d2 += g2 * s
@@ -150,6 +151,7 @@ def _add_points(z, columns, log_ratio, grad, points, log_q, of_z, of_mu, of_logv
             log_q[i], total = _exponentiate(weights[i - first])
             if grad.shape[0]:
                 factors[i - first] = grad[i] / total
+        weights[last - first : last - first + 3] = F(0.0)  # else logs, and -inf * 0 is no number
         for a in range(0, components if grad.shape[0] else 0, step):
             b = min(a + step, components)
             part[:] = F(0.0)

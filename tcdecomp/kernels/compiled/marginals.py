@@ -269,7 +269,7 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
         for k in range(mu.shape[0]):
             of_mu[order[k]] += moments[0, k]
             of_logvar[order[k]] += 0.5 * moments[1, k]
-        for i in range(x.shape[0]):
+        for i in range(x.shape[0] if log_ratio != 0.0 else 0):
             of_mu[i] -= factor[i] * own_slope[i]
             of_logvar[i] += 0.5 * factor[i] * own_bend[i]
 

@@ -14,12 +14,13 @@ import math
 import numpy as np
 from numba import njit
 
-from tcdecomp.kernels.compiled.arithmetic import F, exp32, exp64
+from tcdecomp.kernels.compiled.arithmetic import F, exp32, exp64, times
 
 __all__ = ["SQRT_2PI", "add_moments", "add_pairs", "densities", "exactly"]
 
 SQRT_2PI = math.sqrt(2 * math.pi)
 LEAST = F(1e-15)  # of the sharpest component's density: below it, terms that are cut off count
+SMALLEST = F(1e-30)  # sum: below it, terms lack digits in float32, and the inverse overflows
 
 
 @njit(inline="always")
@@ -73,7 +74,7 @@ def _weigh_pairs(x, mu, scale, height, weights):
         w = exp32(F(-0.5) * q * q) * height[k]
         weights[k] = w
         total += w
-        slope -= w * q * scale[k]
+        slope -= times(w, q) * scale[k]
     return total, slope
 
 
@@ -88,7 +89,7 @@ def add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_
     for k in range(mu.shape[0]):
         scale[k] = math.exp(-0.5 * logvar[k])
     height, weights, sums = scale.copy(), np.empty_like(scale), np.zeros((2, mu.shape[0]), F)
-    least = LEAST * scale.max()
+    least = max(LEAST * scale.max(), SMALLEST)
     for i in range(x.shape[0]):
         point = F(x[i])
         if log_ratio != 0.0:
@@ -111,8 +112,9 @@ def add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_
             of_x[i] += factor * slope
             for k in range(mu.shape[0]):
                 q, w = (point - mu[k]) * scale[k], factor * weights[k]
-                sums[0, k] += w * q * scale[k]
-                sums[1, k] += w * (q * q - F(1.0))
+                g = times(w, q)
+                sums[0, k] += g * scale[k]
+                sums[1, k] += g * q - w
     for k in range(mu.shape[0]):
         of_mu[k] += sums[0, k]
         of_logvar[k] = 0.5 * (of_logvar[k] + sums[1, k])
