@@ -347,7 +347,13 @@ def first_failure(copy: Path, *tests: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
         cwd=copy,
-        env={**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": paths,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            # What numba compiled before the fault would be served with it, too.
+            "NUMBA_CACHE_DIR": tempfile.mkdtemp(dir=copy),
+        },
         capture_output=True,
         text=True,
         check=False,

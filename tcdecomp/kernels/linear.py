@@ -53,7 +53,7 @@ TAU = PER_BAND * math.sqrt(0.5)  # standard deviation of the window, in grid poi
 HEIGHT = 1 / (TAU * math.sqrt(2 * math.pi))
 BLOCK = 48  # grid points that share a maximum: no error comes from beyond the next block
 TRUSTED = 1e-4  # of the maximum nearby
-UNDERFLOW = 1e-200
+CUT_OFF = 1e-23  # of the sum of all inverse sds: below it, tails count that end before the point
 LONGEST = 2**22  # points of all grids
 CANCELS = 1e8  # ((z - mean) / sd)^2 of which float64 keeps 8 digits
 STRETCH = 2**11  # components at a time, where there are no gradients
@@ -189,6 +189,7 @@ def _marginals(
     of_z, of_mu, of_logvar = (torch.zeros_like(t) for t in (z, mu, logvar))
     log_q, grid, left = torch.empty_like(z), grids.density(), grids.zeros()
     maxima = max_pool1d(grid.view(1, -1, BLOCK).amax(2), 3, 1, 1)[0]
+    least = CUT_OFF * (-0.5 * logvar).exp().sum(0)
     for rows in _parts(len(z), CHUNK // (WINDOW * z.shape[1])):
         total, slope, nearby = z.new_zeros(3, *z[rows].shape)
         if log_ratio != 0:
@@ -201,7 +202,7 @@ def _marginals(
             total[read.at] += values.sum(1)
             slope[read.at] += (values * read.distance).sum(1) / (TAU**2 * read.step)
             nearby[read.at] += maxima[read.first // BLOCK]
-        by_pairs = ~((total > TRUSTED * nearby) & (total > UNDERFLOW))
+        by_pairs = ~((total > TRUSTED * nearby) & (total > least))
         log_q[rows] = total.log() + log_other
         if grad is not None:
             factor = (grad[rows] / total).masked_fill(by_pairs, 0)

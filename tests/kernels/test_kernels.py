@@ -538,6 +538,18 @@ def test_wide_components(kernel, size, logvar):
     assert value.isinf() == (logvar > 88)
 
 
+@pytest.mark.parametrize("log_weights", [(-3.0, -1.0), (0.0, 0.0), (0.0, -1.0)])
+@pytest.mark.parametrize("kernel", [compiled, linear])
+def test_points_between_components(kernel, log_weights):
+    """A few wide components are summed directly. The many others end before the point."""
+    z, mu, logvar = distribution("constant", 450, 450, 1)
+    logvar[:] = 1.9
+    logvar[0] = 0.0  # the width of the many
+    logvar[1:9], mu[1:9], z[1:9] = 6.0, -445.0, -445.0
+    z[9] = 45.0
+    check_mixture(kernel, [z, mu, logvar, *tensors(z, *log_weights), None, None])
+
+
 def test_points_beyond_the_last_component_have_none_of_their_own():
     """A number for one would stand behind those of the components, in another's memory."""
     z, mu, logvar = distribution("benign", 451, 451, 1)

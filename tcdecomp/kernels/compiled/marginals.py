@@ -20,12 +20,12 @@ from tcdecomp.kernels.compiled.arithmetic import exp64, jit
 from tcdecomp.kernels.compiled.pairs import SQRT_2PI, add_moments, add_pairs, densities, exactly
 from tcdecomp.kernels.linear import (
     BLOCK,
+    CUT_OFF,
     HEIGHT,
     PER_BAND,
     REACH,
     TAU,
     TRUSTED,
-    UNDERFLOW,
     WIDTH,
     WINDOW,
 )
@@ -238,11 +238,12 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
     count = bands.origin.shape[0]
     at, windows = np.empty(count, np.int64), np.empty((count, WINDOW))
     left, weights = np.zeros(grid.shape[0]), np.empty(mu.shape[0])
+    least = CUT_OFF * bands.scale.sum()
     factor, moments = np.zeros(x.shape[0]), np.zeros((2, mu.shape[0]))
     for i in range(x.shape[0]):
         total, slope, nearby = _read_bands(x[i], bands, grid, peaks, at, windows, weights)
         total, slope = total + own[i], slope + own_slope[i]
-        if total > TRUSTED * nearby and total > UNDERFLOW:
+        if total > TRUSTED * nearby and total > least:
             log_q[i] = math.log(total)
             if grad.shape[0]:
                 factor[i] = f = grad[i] / total
