@@ -25,7 +25,7 @@ def points() -> dict[str, list[tuple[int, float, float]]]:
     found: dict[str, list[tuple[int, float, float]]] = {name: [] for name in DRAWN}
     for line in lines:
         row = dict(zip(header, line, strict=True))
-        size, dim = row["M x D"].split(" x ")
+        size, dim = row["M x D"].split("\u00a0x\u00a0")
         if (dim, row["posteriors"], row["pass"]) != ("10", "benign", "forward + backward"):
             continue
         ours, unit = re.findall(r"\*\*([\d.]+) (\w+)\*\*", row["tcdecomp"])[0]
@@ -40,16 +40,19 @@ def points() -> dict[str, list[tuple[int, float, float]]]:
 
 def draw() -> Figure:
     """Draw a panel of the time, and one of the memory."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
     panels = figure.subplots(1, 2)
     for name, values in points().items():
         sizes, times, memory = zip(*values, strict=True)
         for axes, column in zip(panels, (times, memory), strict=True):
             axes.loglog(sizes, column, color=DRAWN[name], marker="o", markersize=4, label=name)
-    for axes, title in zip(panels, ("time, ms", "peak memory, MiB"), strict=True):
-        axes.set_title(title, fontsize=11)
-        axes.set_xlabel("batch size M, 10 latents")
-    panels[0].legend(frameon=False, fontsize=9)
+    for axes, title in zip(panels, ("time, ms", "peak memory, MiB (1: at most)"), strict=True):
+        axes.set_title(title, fontsize=12)
+        axes.set_xlabel("batch size M, 10 latents", fontsize=12)
+        axes.tick_params(labelsize=11)
+        axes.margins(y=0.08)
+    lines = panels[0].get_lines()
+    figure.legend(handles=lines, loc="outside upper center", ncols=len(lines), frameon=False)
     return figure
 
 

@@ -170,7 +170,7 @@ def rows(case: Case, results: Results) -> Iterator[str]:
     """Yield two lines: our time, and that of others relative to ours, with the peak memory."""
     ours: Any = results[OURS]
     for key in PASSES:
-        cells = [f"{case.size} x {case.dim}", case.kind]
+        cells = [f"{case.size}\u00a0x\u00a0{case.dim}", case.kind]  # not broken over lines
         cells.append("forward + backward" if key == "both" else key)
         cells.append(f"**{duration(ours[key])}**" + memory(ours, key))
         for name in LOSSES:
@@ -200,9 +200,8 @@ def machine(options: argparse.Namespace) -> str:
     if options.device == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     model = Path("/proc/cpuinfo").read_text().split("model name")[1].split(":")[1]
-    return (
-        f"{model.splitlines()[0].strip()}, {options.threads} thread(s), torch {torch.__version__}"
-    )
+    threads = "one thread" if options.threads == 1 else f"{options.threads} threads"
+    return f"{model.splitlines()[0].strip()}, {threads}, torch {torch.__version__}"
 
 
 def main() -> None:
