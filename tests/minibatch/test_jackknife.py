@@ -122,6 +122,7 @@ def test_transforms_of_torch_func(kernel, monkeypatch):
     if kernel == "dense":
         monkeypatch.setattr(jackknife, "TILE", 1)
     z, mu, logvar = draw_posterior(0, 6, 2)
+    z.requires_grad_()  # a z without a gradient draws a warning
     criterion = TCDecomposition(beta=6, estimator="mss-jackknife", kernel=kernel)
     got = torch.func.grad(lambda moved: criterion(z, moved, logvar, 100))(mu)
     mu.requires_grad_()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tcdecomp import Posterior, TCDecomposition, hookimpl
 from tcdecomp.plugins import Attachment, KLWeight, as_posterior, check_criterion, warn_user
-from tcdecomp.scoring.loaders import size_of
+from tcdecomp.scoring import loaders
 
 __all__ = ["criterion_of", "doubt_size", "latest_posterior", "left_posterior", "tcdecomp_attach"]
 
@@ -62,7 +62,7 @@ class _StepAttachment(Attachment):
 def doubt_size(module: Any, size: int | None) -> None:
     """Warn if the module's trainer has a training loader of another number of items."""
     loader = getattr(getattr(module, "_trainer", None), "train_dataloader", None)
-    found = size_of(loader)
+    found = loaders.size_of(loader)
     if found not in (None, size):
         warn_user(
             f"dataset_size is {size}, but the training loader draws from {found} items. Pass "
