@@ -11,53 +11,20 @@ grid. A point at which the grids are not accurate enough is summed directly, too
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from tcdecomp.kernels.compiled.arithmetic import exp64, jit
+from tcdecomp.kernels.compiled.bands import bands_of, collect, sort, tabulate
 from tcdecomp.kernels.compiled.pairs import SQRT_2PI, add_moments, add_pairs, densities, exactly
-from tcdecomp.kernels.linear import (
-    BLOCK,
-    CUT_OFF,
-    HEIGHT,
-    PER_BAND,
-    REACH,
-    TAU,
-    TRUSTED,
-    WIDTH,
-    WINDOW,
-)
+from tcdecomp.kernels.linear import BLOCK, CUT_OFF, HEIGHT, TAU, TRUSTED, WINDOW
 
 __all__ = ["add_marginals"]
 
 HALF = WINDOW // 2 - 1
 FALL = 0.5 / TAU**2
-MARGIN = 2 * BLOCK  # grid points beyond the outermost component
-FEW = 32  # components that are summed directly
-SMALL = 400  # the same of a whole dimension
-LONGEST = 2**18  # grid points of a band, and 64 for each component
-
-
-@njit(inline="always")
-def _spread(grid, centre, fall, height):
-    for g in range(grid.shape[0]):
-        d = g - centre
-        grid[g] += height * exp64(-fall * d * d)
-
-
-@njit(inline="always")
-def _gather(grid, centre, fall):
-    """Return the slope and the bend of what points have left on the grid: sums of d and d^2 - v."""
-    slope = bend = 0.0
-    for g in range(grid.shape[0]):
-        d = g - centre
-        f = fall * d * d
-        w = grid[g] * exp64(-f)
-        slope += w * d
-        bend += w * (2 * f - 1)
-    return slope, bend
+SMALL = 400  # components that are summed directly
 
 
 @njit(inline="always")
@@ -87,106 +54,6 @@ def _have_grids(mu, logvar):
     for k in range(mu.shape[0]):
         finite &= abs(mu[k]) < math.inf and abs(logvar[k]) < 700.0
     return finite
-
-
-@njit(inline="always")
-def _sort(mu, logvar):
-    """Return where each band starts, the components' order by bands, and their ranks in it.
-
-    Also the width of all bands: the ratio of the largest standard deviation to the smallest.
-    """
-    components, low = mu.shape[0], logvar.min()
-    span = 0.5 * (logvar.max() - low)
-    bands = int(span / math.log(WIDTH)) + 1
-    band, per_unit = np.empty(components, np.int32), bands / max(span, 1e-9)
-    for k in range(components):
-        band[k] = min(int(0.5 * (logvar[k] - low) * per_unit), bands - 1)
-    start = np.zeros(bands + 1, np.int64)
-    for k in range(components):
-        start[band[k] + 1] += 1
-    for o in range(start.shape[0] - 1):
-        start[o + 1] += start[o]
-    order, rank, at = np.empty_like(band), np.empty_like(band), start.copy()
-    for k in range(components):
-        rank[k] = at[band[k]]
-        order[rank[k]] = k
-        at[band[k]] += 1
-    return start, order, rank, math.exp(span / bands)
-
-
-class Bands(NamedTuple):
-    """Components in the order of their bands, and the grid of each band, one after another."""
-
-    start: Any  # (bands + 1,): of each band's components
-    centre: Any  # (K,)
-    scale: Any  # (K,): inverse standard deviations
-    origin: Any  # (bands,): the first grid point
-    inverse: Any  # (bands,): grid points in 1
-    offset: Any  # (bands + 1,): of each band's grid points; a band of few components has none
-
-
-@njit(inline="always")
-def _bands(mu, logvar, start, order, width):
-    bands = start.shape[0] - 1
-    centre, scale = np.empty(mu.shape[0]), np.empty(mu.shape[0])
-    for k in range(scale.shape[0]):
-        centre[k], scale[k] = mu[order[k]], exp64(-0.5 * logvar[order[k]])
-    origin, offset = np.zeros(bands), np.zeros(bands + 1, np.int64)
-    inverse = PER_BAND * math.exp(-0.5 * logvar.min()) * width ** -np.arange(bands)
-    for o in range(bands):
-        part, points = centre[start[o] : start[o + 1]], 0
-        if part.shape[0] > FEW:
-            origin[o] = part.min() - MARGIN / inverse[o]
-            length = (part.max() - origin[o]) * inverse[o] + MARGIN
-            if length < LONGEST + 64 * mu.shape[0]:
-                points = (int(length) // BLOCK + 1) * BLOCK
-        offset[o + 1] = offset[o] + points
-    return Bands(start, centre, scale, origin, inverse, offset)
-
-
-@njit(inline="always")
-def _place(mu, scale, origin, inverse):
-    """Return a component's first grid point, their number, its centre among them, and its fall."""
-    variance = (inverse / scale) ** 2 - TAU**2
-    position = (mu - origin) * inverse
-    half = int(REACH * math.sqrt(variance)) + 1
-    first = int(position) - half
-    return first, (2 * half + 9) // 8 * 8, position - first, 0.5 / variance
-
-
-@njit(inline="always")
-def _tabulate(bands):
-    """Return all grids, and the maximum of each block of their points and its neighbours."""
-    start, centre, scale, origin, inverse, offset = bands
-    grid = np.zeros(offset[-1])
-    for o in range(origin.shape[0]):
-        part = grid[offset[o] : offset[o + 1]]
-        for k in range(start[o], start[o + 1] if part.shape[0] else start[o]):
-            first, count, at, fall = _place(centre[k], scale[k], origin[o], inverse[o])
-            height = math.sqrt(2 * fall) * inverse[o] / SQRT_2PI
-            _spread(part[first : first + count], at, fall, height)
-    peaks = np.zeros(grid.shape[0] // BLOCK)
-    for b in range(peaks.shape[0]):
-        peaks[b] = grid[b * BLOCK : (b + 1) * BLOCK].max()
-    for b in range(1, peaks.shape[0]):
-        peaks[b - 1] = max(peaks[b - 1], peaks[b])
-    for b in range(peaks.shape[0] - 1, 0, -1):
-        peaks[b] = max(peaks[b - 1], peaks[b])
-    return grid, peaks
-
-
-@njit(inline="always")
-def _collect(left, bands, of_mu, of_logvar):
-    """Add what points have left on the grids to the gradients of mu, and twice that of logvar."""
-    start, centre, scale, origin, inverse, offset = bands
-    for o in range(origin.shape[0]):
-        part = left[offset[o] : offset[o + 1]]
-        for k in range(start[o], start[o + 1] if part.shape[0] else start[o]):
-            first, count, at, fall = _place(centre[k], scale[k], origin[o], inverse[o])
-            slope, bend = _gather(part[first : first + count], at, fall)
-            factor = HEIGHT * math.sqrt(2 * fall) * inverse[o] / SQRT_2PI * 2 * fall
-            of_mu[k] += factor * slope * inverse[o]
-            of_logvar[k] += factor * bend * (inverse[o] / scale[k]) ** 2
 
 
 @njit(inline="always")
@@ -231,9 +98,9 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
     if not _have_grids(mu, logvar):
         add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_logvar)
         return
-    start, order, rank, width = _sort(mu, logvar)
-    bands = _bands(mu, logvar, start, order, width)
-    grid, peaks = _tabulate(bands)
+    start, order, rank, width = sort(mu, logvar)
+    bands = bands_of(mu, logvar, start, order, width)
+    grid, peaks = tabulate(bands)
     own, own_slope, own_bend = _own_parts(x, mu, logvar, log_ratio)
     count = bands.origin.shape[0]
     at, windows = np.empty(count, np.int64), np.empty((count, WINDOW))
@@ -266,7 +133,7 @@ def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu
     for i in range(x.shape[0]):
         log_q[i] += log_other
     if grad.shape[0]:
-        _collect(left, bands, moments[0], moments[1])
+        collect(left, bands, moments[0], moments[1])
         for k in range(mu.shape[0]):
             of_mu[order[k]] += moments[0, k]
             of_logvar[order[k]] += 0.5 * moments[1, k]
