@@ -37,15 +37,17 @@ class Bands(NamedTuple):
 
 
 @njit(inline="always")
-def sort(mu, logvar):
+def sort(mu, logvar, numbers):
     """Return where each band starts, the components' order by bands, and their ranks in it.
 
     Also the width of all bands: the ratio of the largest standard deviation to the smallest.
+    ``numbers`` is room for three rows of K integers.
     """
     components, low = mu.shape[0], logvar.min()
     span = 0.5 * (logvar.max() - low)
     bands = int(span / math.log(WIDTH)) + 1
-    band, per_unit = np.empty(components, np.int32), bands / max(span, 1e-9)
+    band, order, rank = numbers[0], numbers[1], numbers[2]
+    per_unit = bands / max(span, 1e-9)
     for k in range(components):
         band[k] = min(int(0.5 * (logvar[k] - low) * per_unit), bands - 1)
     start = np.zeros(bands + 1, np.int64)
@@ -53,7 +55,7 @@ def sort(mu, logvar):
         start[band[k] + 1] += 1
     for o in range(start.shape[0] - 1):
         start[o + 1] += start[o]
-    order, rank, at = np.empty_like(band), np.empty_like(band), start.copy()
+    at = start.copy()
     for k in range(components):
         rank[k] = at[band[k]]
         order[rank[k]] = k
@@ -62,10 +64,13 @@ def sort(mu, logvar):
 
 
 @njit(inline="always")
-def bands_of(mu, logvar, start, order, width):
-    """Return the bands of components that :func:`sort` has sorted, and lay their grids."""
+def bands_of(mu, logvar, start, order, width, room):
+    """Return the bands of components that :func:`sort` has sorted, and lay their grids.
+
+    ``room`` is for two rows of K numbers.
+    """
     bands = start.shape[0] - 1
-    centre, scale = np.empty(mu.shape[0]), np.empty(mu.shape[0])
+    centre, scale = room[0], room[1]
     for k in range(scale.shape[0]):
         centre[k], scale[k] = mu[order[k]], exp64(-0.5 * logvar[order[k]])
     origin, offset = np.zeros(bands), np.zeros(bands + 1, np.int64)

@@ -57,9 +57,10 @@ def _have_grids(mu, logvar):
 
 
 @njit(inline="always")
-def _own_parts(x, mu, logvar, log_ratio):
+def _own_parts(x, mu, logvar, log_ratio, room):
     """Return what a point's own component lacks on the grid: its density, slope and bend."""
-    own, slope, bend = np.zeros(x.shape[0]), np.zeros(x.shape[0]), np.zeros(x.shape[0])
+    room[:] = 0.0
+    own, slope, bend = room[0], room[1], room[2]
     factor = (math.exp(log_ratio) - 1) / SQRT_2PI
     for i in range(x.shape[0] if log_ratio != 0.0 else 0):
         scale = exp64(-0.5 * logvar[i])
@@ -93,20 +94,22 @@ def _read_bands(x, bands, grid, peaks, at, windows, weights):
 
 
 @njit(inline="always")
-def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_logvar):
+def _add_dimension(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_logvar, room):
     """Put log q(z_j) of one dimension into ``log_q``, and add gradients to those that are there."""
     if not _have_grids(mu, logvar):
         add_pairs(x, mu, logvar, log_ratio, log_other, grad, log_q, of_x, of_mu, of_logvar)
         return
-    start, order, rank, width = sort(mu, logvar)
-    bands = bands_of(mu, logvar, start, order, width)
+    numbers, of_components, of_points, moments = room
+    start, order, rank, width = sort(mu, logvar, numbers)
+    bands = bands_of(mu, logvar, start, order, width, of_components)
     grid, peaks = tabulate(bands)
-    own, own_slope, own_bend = _own_parts(x, mu, logvar, log_ratio)
+    own, own_slope, own_bend = _own_parts(x, mu, logvar, log_ratio, of_points)
     count = bands.origin.shape[0]
     at, windows = np.empty(count, np.int64), np.empty((count, WINDOW))
-    left, weights = np.zeros(grid.shape[0]), np.empty(mu.shape[0])
+    left, weights = np.zeros(grid.shape[0]), of_components[2]
     least = CUT_OFF * bands.scale.sum()
-    factor, moments = np.zeros(x.shape[0]), np.zeros((2, mu.shape[0]))
+    factor = of_points[3]
+    moments[:] = 0.0
     for i in range(x.shape[0]):
         total, slope, nearby = _read_bands(x[i], bands, grid, peaks, at, windows, weights)
         total, slope = total + own[i], slope + own_slope[i]
@@ -151,7 +154,11 @@ def add_marginals(z, columns, log_weights, grad, factor, dims, log_q, of_z, of_c
     size, value, (log_own, log_other) = z.shape[0], 0.0, log_weights
     x, upstream = np.empty(size), np.full(size if of_z.shape[0] else 0, factor)
     density, of_x = np.empty(size), np.empty(size)
-    of_component = np.empty((2, columns.mu.shape[1]))
+    components = columns.mu.shape[1]
+    of_component, moments = np.empty((2, components)), np.empty((2, components))
+    # Made once: large arrays that come and go cost as much as what is done with them.
+    numbers = np.empty((3, components), np.int32)
+    room = numbers, np.empty((3, components)), np.empty((4, size)), moments
     for j in range(dims[0], dims[1]):
         of_x[:], of_component[:] = 0.0, 0.0
         for i in range(size):
@@ -160,7 +167,7 @@ def add_marginals(z, columns, log_weights, grad, factor, dims, log_q, of_z, of_c
                 upstream[i] = grad[i, j]
         _add_dimension(
             x, columns.mu[j], columns.logvar[j], log_own - log_other, log_other, upstream, density,
-            of_x, of_component[0], of_component[1],
+            of_x, of_component[0], of_component[1], room,
         )  # fmt: skip
         for i in range(size):
             value += (upstream[i] if upstream.shape[0] else factor) * density[i]
