@@ -151,7 +151,7 @@ def _add_all(
     of_z: Any,
     of: Any,
 ) -> Any:
-    """Do what :func:`_add_in_threads` does, in one."""
+    """Add up the joint, the KL and ``dims`` dimensions of the marginals; see :func:`_run`."""
     columns, parts = columns_of(mu, logvar), np.zeros((1, 2, mu.shape[1], of.shape[1]), F)
     weights, points = (log_own, log_other), (0, z.shape[0])
     value = add_joint(z, columns, weights, grad, factors[0], points, log_q, of_z, parts[0])
@@ -163,23 +163,13 @@ def _add_all(
     return value
 
 
-def _add_in_threads(
-    threads: int,
-    z: Any,
-    mu: Any,
-    logvar: Any,
-    log_own: float,
-    log_other: float,
-    grad: Any,
-    grad_j: Any,
-    factors: tuple[float, float, float],
-    dims: int,
-    log_q: Any,
-    log_q_j: Any,
-    of_z: Any,
-    of: Any,
-) -> Any:
-    """Share the points of the joint and of the KL, and then the dimensions of the marginals."""
+def _add_in_threads(threads: int, *arguments: Any) -> Any:
+    """Do what :func:`_add_all` does with the same arguments.
+
+    Threads share the points of the joint and of the KL, and then the dimensions of the marginals.
+    """
+    z, mu, logvar, log_own, log_other, grad, grad_j, factors, dims, *results = arguments
+    log_q, log_q_j, of_z, of = results
     columns, parts = columns_of(mu, logvar), np.zeros((threads, 2, mu.shape[1], of.shape[1]), F)
     weights, size = (log_own, log_other), z.shape[0]
 
